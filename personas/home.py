@@ -1,0 +1,48 @@
+"""Where state lives: `GAMYEON_HOME`, by default the platform's user data folder."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The state folders under one root; each is made on first use."""
+
+    root: Path
+
+    @classmethod
+    def from_env(cls) -> "Home":
+        root = os.environ.get("GAMYEON_HOME")
+        return cls(Path(root).expanduser().resolve() if root else user_data_path("gamyeon"))
+
+    def _made(self, name: str) -> Path:
+        path = self.root / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def models(self) -> Path:
+        """Prepared base models, one folder each."""
+        return self._made("models")
+
+    @property
+    def adapters(self) -> Path:
+        """The adapter store: immutable folders `<persona>@v<N>`."""
+        return self._made("adapters")
+
+    @property
+    def runs(self) -> Path:
+        """Tuning runs: checkpoints and settings."""
+        return self._made("runs")
+
+    @property
+    def logs(self) -> Path:
+        return self._made("logs")
+
+    @property
+    def database(self) -> Path:
+        self.root.mkdir(parents=True, exist_ok=True)
+        return self.root / "gamyeon.db"

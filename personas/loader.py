@@ -1,0 +1,124 @@
+"""Finds persona folders and reads them; every fault is reported at once, with file and line."""
+
+import os
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from personas.errors import PersonaError
+from personas.lang import say
+from personas.schema import Persona
+
+SETTINGS_FILE = "persona.yaml"
+
+
+@dataclass(frozen=True)
+class PersonaFolder:
+    """A persona and the folder it was read from."""
+
+    persona: Persona
+    path: Path
+
+    @property
+    def data_files(self) -> list[Path]:
+        """Training data: every JSON Lines file of `data/`, in name order."""
+        return sorted((self.path / "data").glob("*.jsonl"))
+
+    @property
+    def eval_file(self) -> Path:
+        """Held-out records."""
+        return self.path / "eval.jsonl"
+
+    @property
+    def shipped_adapter(self) -> Path:
+        """The adapter that comes with the persona; may not exist."""
+        return self.path / "adapter"
+
+
+def personas_root() -> Path:
+    """The folder of persona folders: `GAMYEON_PERSONAS`, or the one that this package is."""
+    root = os.environ.get("GAMYEON_PERSONAS")
+    return Path(root).expanduser().resolve() if root else Path(__file__).parent
+
+
+def _line_of(root: yaml.Node | None, location: tuple[int | str, ...]) -> int:
+    """The line (1-based) in which the value at a pydantic error location begins, or its nearest parent's."""
+    node, line = root, 1
+    for key in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(key)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line + 1
+    return line
+
+
+def read_persona(file: Path) -> Persona:
+    """Read one `persona.yaml`.
+
+    Raises:
+        PersonaError: the message has one line a fault, each `file:line: field: what is wrong`.
+    """
+    try:
+        text = unicodedata.normalize("NFC", file.read_text(encoding="utf-8"))
+        content, nodes = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise PersonaError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PersonaError(f"{file}: not UTF-8 at byte {error.start}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PersonaError(f"{file}:{line}: {error.problem}") from error
+    try:
+        persona = Persona.model_validate(content)
+    except ValidationError as error:
+        faults = [
+            f"{file}:{_line_of(nodes, e['loc'])}: {'.'.join(map(str, e['loc'])) or SETTINGS_FILE}: {e['msg']}"
+            for e in error.errors()
+        ]
+        raise PersonaError("\n".join(faults)) from error
+    if persona.name != file.parent.name:
+        line = _line_of(nodes, ("name",))
+        raise PersonaError(f"{file}:{line}: name: '{persona.name}' is not the folder's name '{file.parent.name}'")
+    return persona
+
+
+def load_personas(root: Path | None = None) -> dict[str, PersonaFolder]:
+    """Every persona below `root`, by name, in name order.
+
+    Raises:
+        PersonaError: with all faults of all folders.
+    """
+    root = root or personas_root()
+    found: dict[str, PersonaFolder] = {}
+    faults: list[str] = []
+    for file in sorted(root.glob(f"*/{SETTINGS_FILE}")):
+        try:
+            found[file.parent.name] = PersonaFolder(read_persona(file), file.parent)
+        except PersonaError as error:
+            faults.append(error.message)
+    if faults:
+        raise PersonaError("\n".join(faults), say("고친 뒤 `personas check`", "mend them, then `personas check`"))
+    return found
+
+
+def find_persona(name: str, root: Path | None = None) -> PersonaFolder:
+    """One persona by name.
+
+    Raises:
+        PersonaError: no such folder, or its settings are faulty.
+    """
+    folder = (root or personas_root()) / name
+    file = folder / SETTINGS_FILE
+    if not file.is_file():
+        raise PersonaError(
+            say(f"'{name}' 페르소나가 없습니다 ({file})", f"no persona '{name}' ({file})"),
+            say("`personas ls`로 이름을 확인하세요", "see the names with `personas ls`"),
+        )
+    return PersonaFolder(read_persona(file), folder)
