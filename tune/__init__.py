@@ -1,0 +1,1 @@
+"""How a persona is made: data, recipes, evaluation and publishing of adapters."""

@@ -1,0 +1,47 @@
+"""How good an adapter is on held-out records: loss on the reference replies, beside the untuned base's."""
+
+import math
+from typing import Any
+
+import torch
+from peft import PeftModel
+from rich.progress import track
+from transformers import PreTrainedTokenizerBase
+
+from personas.lang import say
+from tune.data import Record
+
+
+@torch.no_grad()
+def reply_losses(
+    model: Any, tokenizer: PreTrainedTokenizerBase, records: list[Record], system_prompt: str, label: str
+) -> tuple[float, int, int]:
+    """Total negative log-likelihood of the assistant's tokens in nats, their number, and the replies' characters."""
+    nats, tokens, characters = 0.0, 0, 0
+    for record in track(records, description=label):
+        encoded = tokenizer.apply_chat_template(
+            record.conversation(system_prompt), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids = torch.tensor([encoded["input_ids"]], device=model.device)
+        columns = torch.tensor(encoded["assistant_masks"][1:], device=model.device).nonzero().squeeze(1)
+        logits = model(input_ids=ids, logits_to_keep=columns).logits[0].float()
+        nats += torch.nn.functional.cross_entropy(logits, ids[0, 1:][columns], reduction="sum").item()
+        tokens += len(columns)
+        characters += sum(len(turn.content) for turn in record.messages if turn.role == "assistant")
+    return nats, tokens, characters
+
+
+def held_out_scores(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], system_prompt: str
+) -> dict[str, float]:
+    """Loss a character (nats) and perplexity a token on held-out replies, tuned and untuned, under one template."""
+    model.eval()
+    tuned = reply_losses(model, tokenizer, records, system_prompt, say("튜닝된 모델 평가", "evaluating tuned"))
+    with model.disable_adapter():
+        untuned = reply_losses(model, tokenizer, records, system_prompt, say("베이스 평가", "evaluating base"))
+    scores = {"held_out_records": float(len(records))}
+    for name, (nats, tokens, characters) in {"tuned": tuned, "base": untuned}.items():
+        scores[f"{name}_loss_per_character"] = round(nats / characters, 4)
+        scores[f"{name}_perplexity"] = round(math.exp(nats / tokens), 2)
+    scores["loss_ratio"] = round(tuned[0] / untuned[0], 4)
+    return scores

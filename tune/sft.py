@@ -1,0 +1,170 @@
+"""Supervised fine-tuning of a LoRA adapter on a persona's conversations: TRL and PEFT, loss on the assistant's tokens.
+
+The recipe reads top to bottom in `train`. Checkpoints are kept under the run's folder, so a run that was stopped
+goes on from the last one when the same command is given again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig, SFTTrainer
+from trl.chat_template_utils import has_generation_markers
+
+from personas.bases import Base
+from personas.lang import say
+from tune.data import DataError, Message, Record
+from tune.settings import SftSettings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained adapter in memory, on its base."""
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    steps: int
+    seconds: float
+
+
+class LabelTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer, with the output layer run only where there are labels.
+
+    TRL does this itself on GPUs with Triton; elsewhere it projects every position of the prompt, too, onto the
+    vocabulary (262,144 words for Gemma), which is most of a step on a CPU. The loss is the same.
+    """
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        if inputs["labels"].is_cuda:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets = inputs["labels"][:, 1:]
+        columns = (targets != -100).any(dim=0).nonzero().squeeze(1)
+        outputs = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=columns
+        )
+        wanted = targets[:, columns]
+        loss = torch.nn.functional.cross_entropy(
+            outputs.logits.float().flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum"
+        )
+        loss = loss / (num_items_in_batch if num_items_in_batch is not None else (wanted != -100).sum())
+        return (loss, outputs) if return_outputs else loss
+
+
+def supports_bf16() -> bool:
+    """Whether the device multiplies bfloat16 faster than float32: recent GPUs, and CPUs with AVX-512 BF16 or AMX."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def load(base: Base) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The base in float32 on a CPU, in bfloat16 on a GPU, and its tokenizer."""
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype)
+    return model, AutoTokenizer.from_pretrained(base.path)
+
+
+def _split(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """Training and validation records; the validation ones choose the best epoch."""
+    held = int(len(records) * share)
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [records[i] for i in order[held:]], [records[i] for i in order[:held]]
+
+
+def _check_lengths(conversations: list[list[Message]], tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+    for conversation in conversations:
+        length = len(tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=True)["input_ids"])
+        if length > limit:
+            start = conversation[1]["content"][:40]
+            raise DataError(
+                say(
+                    f"'{start}…'로 시작하는 기록이 {length} 토큰입니다 (max_length {limit})",
+                    f"the record that begins '{start}…' has {length} tokens (max_length {limit})",
+                ),
+                f"--set max_length={length}",
+            )
+
+
+def _config(settings: SftSettings, folder: Path, validate: bool) -> SFTConfig:
+    return SFTConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_length=settings.max_length,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        logging_steps=settings.log_every,
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        eval_strategy="steps" if validate else "no",
+        eval_steps=settings.save_every,
+        load_best_model_at_end=validate,
+        metric_for_best_model="eval_loss" if validate else None,
+        prediction_loss_only=True,
+        assistant_only_loss=True,
+        bf16=supports_bf16(),
+        use_cpu=not torch.cuda.is_available(),
+        seed=settings.seed,
+        report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def train(base: Base, records: list[Record], system_prompt: str, settings: SftSettings, folder: Path) -> Trained:
+    """Train one adapter.
+
+    Args:
+        base: a prepared base model.
+        records: conversations without a system message.
+        system_prompt: put in front of each, as when served.
+        settings: the resolved recipe.
+        folder: for checkpoints; those that are there are gone on from.
+
+    Raises:
+        DataError: a record longer than `max_length`, or a template without generation marks.
+    """
+    model, tokenizer = load(base)
+    if not has_generation_markers(tokenizer.chat_template):
+        raise DataError(
+            say(f"{base.name}의 대화 템플릿에 generation 표시가 없습니다", f"no generation marks in {base.name}'s template"),
+            say(f"{base.path}/chat_template.jinja에 표시를 넣으세요", f"add them in {base.path}/chat_template.jinja"),
+        )
+    _check_lengths([r.conversation(system_prompt) for r in records], tokenizer, settings.max_length)
+    training, validation = _split(records, settings.validation_share, settings.seed)
+    datasets = [
+        Dataset.from_list([{"messages": r.conversation(system_prompt)} for r in part]) if part else None
+        for part in (training, validation)
+    ]
+    trainer = LabelTrainer(
+        model=model,
+        processing_class=tokenizer,
+        args=_config(settings, folder, validate=bool(validation)),
+        train_dataset=datasets[0],
+        eval_dataset=datasets[1],
+        peft_config=LoraConfig(
+            task_type="CAUSAL_LM",
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=settings.target_modules,
+        ),
+    )
+    result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None)
+    return Trained(trainer.model, tokenizer, result.global_step, result.metrics["train_runtime"])
