@@ -1,0 +1,54 @@
+"""The gateway: an ASGI application over one engine, one catalog and one connection pool."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from personas.adapters import AdapterStore
+from personas.loader import personas_root
+from personas.registry import Registry
+from serve.catalog import Catalog
+from serve.engine import Engine
+from serve.errors import ApiError, answer_crash, answer_error, answer_method, answer_not_found
+from serve.routes.generate import Generate
+from serve.routes.models import get_model, list_models
+from serve.routes.status import health, ready
+from serve.settings import Settings
+from serve.upstream import Upstream
+
+
+def make_app(settings: Settings, engine: Engine) -> Starlette:
+    """The gateway for an engine, which it starts and stops with itself."""
+    store, registry = AdapterStore(settings.home.adapters), Registry(settings.home.database)
+    catalog = Catalog(settings, personas_root(), store, registry)
+    upstream = Upstream(settings, engine)
+    generate = Generate(upstream, catalog, settings.max_body_bytes)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await upstream.open()
+        await engine.start()
+        try:
+            yield
+        finally:
+            await upstream.close()
+            await engine.stop()
+            registry.close()
+
+    app = Starlette(
+        routes=[
+            Route("/health", health),
+            Route("/ready", ready),
+            Route("/v1/models", list_models),
+            Route("/v1/models/{id}", get_model),
+            Route("/v1/chat/completions", generate, methods=["POST"]),
+            Route("/v1/completions", generate, methods=["POST"]),
+        ],
+        exception_handlers={ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash},
+        lifespan=lifespan,
+    )
+    app.state.catalog = catalog
+    app.state.engine = engine
+    return app

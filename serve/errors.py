@@ -1,0 +1,109 @@
+"""Errors of the gateway, in OpenAI's shape.
+
+    ApiError                 any error that a client sees
+    ├── BadRequest      400  the request cannot be understood
+    ├── ModelNotFound   404  no such persona, version or base
+    ├── AdapterMismatch 409  the version does not fit this base
+    ├── BodyTooLarge    413
+    ├── EngineLost      502  the engine went away or broke its word
+    └── EngineNotReady  503  starting or restarting; try again (Retry-After)
+
+The shape is `{"error": {"message", "type", "param", "code"}}`
+(https://platform.openai.com/docs/guides/error-codes).
+"""
+
+import json
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+class ApiError(Exception):
+    """An error with an HTTP status and OpenAI's fields."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def body(self) -> bytes:
+        """The JSON body."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}, ensure_ascii=False).encode()
+
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": str(self.retry_after)} if self.retry_after is not None else {}
+
+
+class BadRequest(ApiError):
+    status = 400
+    type = "invalid_request_error"
+    code = "bad_request"
+
+
+class ModelNotFound(ApiError):
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class RouteNotFound(ApiError):
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_url"
+
+
+class MethodNotAllowed(ApiError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class AdapterMismatch(ApiError):
+    status = 409
+    type = "invalid_request_error"
+    code = "adapter_mismatch"
+
+
+class BodyTooLarge(ApiError):
+    status = 413
+    type = "invalid_request_error"
+    code = "body_too_large"
+
+
+class EngineLost(ApiError):
+    status = 502
+    type = "server_error"
+    code = "engine_lost"
+
+
+class EngineNotReady(ApiError):
+    status = 503
+    type = "server_error"
+    code = "engine_not_ready"
+
+
+async def answer_error(_: Request, error: Exception) -> Response:
+    """Starlette's handler for `ApiError`."""
+    assert isinstance(error, ApiError)
+    return Response(error.body(), error.status, error.headers(), "application/json")
+
+
+async def answer_not_found(request: Request, _: Exception) -> Response:
+    error = RouteNotFound(f"Unknown request URL: {request.method} {request.url.path}")
+    return await answer_error(request, error)
+
+
+async def answer_method(request: Request, _: Exception) -> Response:
+    error = MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}")
+    return await answer_error(request, error)
+
+
+async def answer_crash(request: Request, _: Exception) -> Response:
+    """An error of ours: the client learns nothing of the inside; the log has the traceback."""
+    return await answer_error(request, ApiError("internal error"))

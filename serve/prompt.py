@@ -1,0 +1,53 @@
+"""What a persona adds to a request: its model name, its system prompt and its default sampling. Pure functions."""
+
+from typing import Any
+
+from personas.schema import Persona
+from serve.errors import BadRequest
+
+Payload = dict[str, Any]
+# The client's names for one knob: any of them given means that the persona's default stays out.
+_ALSO = {"max_tokens": ("max_completion_tokens",)}
+
+
+def _text(content: Any) -> str:
+    """The text of a system message: a string, or a list of text parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+        return "\n".join(part["text"] for part in content)
+    raise BadRequest("the content of a system message must be text", param="messages")
+
+
+def with_system_prompt(messages: Any, system_prompt: str) -> list[Any]:
+    """Messages that begin with the persona's system prompt; the client's own system text follows it in one message.
+
+    Raises:
+        BadRequest: messages is not a list of objects, or a system message without text.
+    """
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise BadRequest("messages must be a list of objects", param="messages")
+    own = [_text(m.get("content")) for m in messages if m.get("role") in ("system", "developer")]
+    rest = [m for m in messages if m.get("role") not in ("system", "developer")]
+    return [{"role": "system", "content": "\n\n".join([system_prompt, *own])}, *rest]
+
+
+def for_persona(payload: Payload, persona: Persona, engine_model: str) -> Payload:
+    """The payload that the engine gets for a request to a persona; the given one is left as it was.
+
+    The client's own values always win over the persona's defaults. `stop` strings of both are joined.
+    """
+    defaults = persona.sampling.model_dump(exclude_none=True)
+    stops = defaults.pop("stop", [])
+    wanted = {
+        key: value
+        for key, value in defaults.items()
+        if payload.get(key) is None and not any(payload.get(k) is not None for k in _ALSO.get(key, ()))
+    }
+    made = {**payload, **wanted, "model": engine_model}
+    if stops:
+        own = payload.get("stop") or []
+        made["stop"] = [*([own] if isinstance(own, str) else own), *stops]
+    if "messages" in payload:
+        made["messages"] = with_system_prompt(payload["messages"], persona.system_prompt)
+    return made

