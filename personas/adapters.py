@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from personas.bases import Base, describe
 from personas.errors import AdapterError
-from personas.files import sha256_of, staged, sync_folder
+from personas.files import sha256_of, staged, sync, sync_folder
 from personas.lang import say
+from personas.schema import NAME
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-_FOLDER = re.compile(r"^([a-z0-9][a-z0-9-]{0,39})@v([1-9][0-9]{0,5})$")
+_FOLDER = re.compile(rf"({NAME})@v([1-9][0-9]{{0,5}})")
 
 
 class Manifest(BaseModel):
@@ -52,7 +53,7 @@ def version_id(persona: str, version: int) -> str:
 
 def parse_version_id(name: str) -> tuple[str, int] | None:
     """(persona, version) of a public version name, or None if it is not one."""
-    match = _FOLDER.match(name)
+    match = _FOLDER.fullmatch(name)
     return (match[1], int(match[2])) if match else None
 
 
@@ -97,28 +98,14 @@ class AdapterStore:
         Raises:
             AdapterError: not a LoRA adapter in safetensors, or weights that are not finite numbers.
         """
-        persona = str(manifest["persona"])
         check_weights(source)
-        with staged(self.root, persona) as staging:
+        with staged(self.root, str(manifest["persona"])) as staging:
             for name in (CONFIG_FILE, WEIGHTS_FILE):
                 shutil.copyfile(source / name, staging / name)
             _set_base_name(staging / CONFIG_FILE, base.name)
             files = {name: sha256_of(staging / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
-            while True:
-                version = max((v for _, v in self.versions(persona)), default=0) + 1
-                whole = Manifest.model_validate(
-                    {**manifest, "version": version, "created": datetime.now(UTC), "base": describe(base), "files": files}
-                )
-                (staging / MANIFEST_FILE).write_text(whole.model_dump_json(indent=2) + "\n")
-                sync_folder(staging)
-                try:
-                    staging.rename(self.folder(persona, version))
-                except OSError:
-                    if not self.folder(persona, version).exists():
-                        raise
-                    continue  # another process took this number between the look and the rename
-                sync_folder(self.folder(persona, version))
-                return whole
+            made = {"version": 1, "created": datetime.now(UTC), "base": describe(base), "files": files}
+            return self._place(staging, Manifest.model_validate({**manifest, **made}))
 
     def install(self, shipped: Path) -> Manifest | None:
         """Copy a shipped adapter into the store unless the same weights are already there.
@@ -128,18 +115,37 @@ class AdapterStore:
         """
         manifest = read_manifest(shipped)
         verify_files(shipped, manifest)
-        known = {read_manifest(self.folder(p, v)).files[WEIGHTS_FILE] for p, v in self.versions(manifest.persona)}
-        if manifest.files[WEIGHTS_FILE] in known:
+        if self.find(shipped) is not None:
             return None
         with staged(self.root, manifest.persona) as staging:
             for name in (CONFIG_FILE, WEIGHTS_FILE):
                 shutil.copyfile(shipped / name, staging / name)
-            version = max((v for _, v in self.versions(manifest.persona)), default=0) + 1
-            installed = manifest.model_copy(update={"version": version})
-            (staging / MANIFEST_FILE).write_text(installed.model_dump_json(indent=2) + "\n")
+            return self._place(staging, manifest)
+
+    def find(self, shipped: Path) -> int | None:
+        """The version in the store that has a shipped adapter's weights, or None."""
+        manifest = read_manifest(shipped)
+        weights = manifest.files[WEIGHTS_FILE]
+        stored = (read_manifest(self.folder(p, v)) for p, v in self.versions(manifest.persona))
+        return next((m.version for m in stored if m.files[WEIGHTS_FILE] == weights), None)
+
+    def _place(self, staging: Path, manifest: Manifest) -> Manifest:
+        """Give a staged folder the persona's next version number and rename it into the store."""
+        version = max((v for _, v in self.versions(manifest.persona)), default=0)
+        while True:
+            version += 1
+            numbered = manifest.model_copy(update={"version": version})
+            (staging / MANIFEST_FILE).write_text(numbered.model_dump_json(indent=2) + "\n")
             sync_folder(staging)
-            staging.rename(self.folder(manifest.persona, version))
-        return installed
+            folder = self.folder(manifest.persona, version)
+            try:
+                staging.rename(folder)
+            except OSError:
+                if not folder.exists():
+                    raise
+                continue  # taken by another process just now, or by a folder that is not ours
+            sync(self.root)
+            return numbered
 
     def verify(self, persona: str, version: int, base: Base) -> Manifest:
         """Check that a version is whole and was trained on exactly this base.
@@ -154,7 +160,10 @@ class AdapterStore:
         differs = [key for key in now if manifest.base.get(key) != now[key]]
         if differs:
             raise AdapterError(
-                say(f"{manifest.id}은(는) 다른 베이스로 튜닝되었습니다: ", f"{manifest.id} was trained on another base: ")
+                say(
+                    f"{manifest.id}은(는) 다른 베이스로 튜닝되었습니다: ",
+                    f"{manifest.id} was trained on another base: ",
+                )
                 + ", ".join(f"{key} {manifest.base.get(key, '?')[:12]} ≠ {now[key][:12]}" for key in differs),
                 f"tune persona {persona}",
             )
@@ -185,11 +194,16 @@ def check_weights(folder: Path) -> None:
     import torch
     from safetensors import SafetensorError, safe_open
 
+    if not (folder / CONFIG_FILE).is_file():
+        raise AdapterError(say(f"{folder}: {CONFIG_FILE}이 없습니다", f"{folder}: no {CONFIG_FILE}"))
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in folder.glob("adapter_model.*"))) or say("없음", "none")
         raise AdapterError(
-            say(f"{file}이 없습니다 (있는 것: {found}); safetensors만 받습니다", f"no {file} (found: {found}); safetensors only")
+            say(
+                f"{file}이 없습니다 (있는 것: {found}); safetensors만 받습니다",
+                f"no {file} (found: {found}); safetensors only",
+            )
         )
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -202,7 +216,10 @@ def check_weights(folder: Path) -> None:
 
 def _set_base_name(config_file: Path, base_name: str) -> None:
     """Write the base's name as vLLM's resolver compares it: character for character with `--model`."""
-    config = json.loads(config_file.read_text())
+    try:
+        config = json.loads(config_file.read_text())
+    except ValueError as error:
+        raise AdapterError(f"{config_file}: {error}") from error
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"{config_file}: peft_type {config.get('peft_type')!r}, not 'LORA'")
     config["base_model_name_or_path"] = base_name

@@ -7,7 +7,6 @@ PEFT and TRL all load it as it is. Folders are built under `.staging` and rename
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from personas.errors import BaseModelError
-from personas.files import sha256_of, staged, sync_folder
+from personas.files import sha256_of, staged, sync, sync_folder
 from personas.home import Home
 from personas.lang import say
 
@@ -45,6 +44,7 @@ class Base:
     weights_sha256: str
     template_sha256: str
     tokenizer_sha256: str
+    source_state: str
     path: Path
 
     @property
@@ -65,13 +65,24 @@ def base_name(spec: str) -> str:
     return spec.replace("/", "--")
 
 
+def _source_state(spec: str) -> str:
+    """Names, sizes and times of a local folder's files, hashed: tells that it was changed after it was prepared."""
+    folder = Path(spec).expanduser()
+    if spec.startswith(EMBEDDED) or not folder.is_dir():
+        return ""
+    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+    listed = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
 def find_base(spec: str, home: Home) -> Base | None:
     """The prepared folder of a spec, or None while it is not prepared."""
     folder = home.models / base_name(spec)
     record = folder / RECORD_FILE
     if not record.is_file():
         return None
-    return Base(**json.loads(record.read_text()), path=folder)
+    base = Base(**json.loads(record.read_text()), path=folder)
+    return base if base.source_state == _source_state(spec) else None
 
 
 def prepare_base(spec: str, home: Home, report: Report = lambda _: None) -> Base:
@@ -93,12 +104,22 @@ def prepare_base(spec: str, home: Home, report: Report = lambda _: None) -> Base
         with staged(home.models, name) as staging:
             made = staging / name
             made.mkdir()
+            state = _source_state(spec)
             weights = _collect(spec, made, report)
             report(say("토크나이저와 대화 템플릿을 갖추는 중", "fitting tokenizer and chat template"))
-            record = {"spec": spec, "name": name, "weights_sha256": weights, **_fit_template(made)}
+            record = {
+                "spec": spec,
+                "name": name,
+                "source_state": state,
+                "weights_sha256": weights,
+                **_fit_template(spec, made),
+            }
             (made / RECORD_FILE).write_text(json.dumps(record, indent=2))
             sync_folder(made)
+            if (home.models / name).exists():  # its source has changed since
+                (home.models / name).rename(staging / "stale")
             made.rename(home.models / name)
+            sync(home.models)
     prepared = find_base(spec, home)
     assert prepared is not None
     return prepared
@@ -131,7 +152,9 @@ def _from_embedded(spec: str, made: Path, report: Report) -> str:
         package.assemble(gguf)
     except (ValueError, FileNotFoundError) as error:
         raise BaseModelError(f"{spec}: {error}", "rm -rf .venv && make setup") from error
-    report(say("가중치를 safetensors로 바꾸는 중 (한 번만, 약 1분)", "converting weights to safetensors (once, ~1 min)"))
+    report(
+        say("가중치를 safetensors로 바꾸는 중 (한 번만, 약 1분)", "converting weights to safetensors (once, ~1 min)")
+    )
     _convert(gguf.parent, made, gguf_file=gguf.name)
     return str(package.EXPECTED_SHA256)
 
@@ -153,7 +176,10 @@ def _from_hub(repo: str, report: Report) -> Path:
         ) from error
     except LocalEntryNotFoundError as error:
         raise BaseModelError(
-            say(f"{repo}: 허브에 닿지 않고 캐시에도 없습니다", f"{repo}: the hub is out of reach and it is not in the cache"),
+            say(
+                f"{repo}: 허브에 닿지 않고 캐시에도 없습니다",
+                f"{repo}: the hub is out of reach and it is not in the cache",
+            ),
             say("연결, HF_HUB_OFFLINE, HF_ENDPOINT를 확인하세요", "check the network, HF_HUB_OFFLINE and HF_ENDPOINT"),
         ) from error
     except HfHubHTTPError as error:
@@ -171,7 +197,7 @@ def _from_folder(source: Path, made: Path, report: Report) -> str:
     weights = sorted(source.glob("*.safetensors"))
     if weights:
         for file in weights:
-            os.symlink(file.resolve(), made / file.name)
+            (made / file.name).symlink_to(file.resolve())
         for pattern in _SMALL_FILES:
             for file in source.glob(pattern):
                 (made / file.name).write_bytes(file.read_bytes())
@@ -201,13 +227,19 @@ def _convert(source: Path, made: Path, gguf_file: str | None = None) -> None:
     tokenizer.save_pretrained(made)
 
 
-def _fit_template(made: Path) -> dict[str, str]:
+def _fit_template(spec: str, made: Path) -> dict[str, str]:
     """Give the tokenizer a chat template with generation marks and the model the stop token that it ends with."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(made)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(made)
+    except (OSError, ValueError) as error:
+        reason = str(error).replace(str(made), spec).splitlines()[0]
+        raise BaseModelError(
+            say(f"{spec}: 토크나이저가 없습니다: {reason}", f"{spec}: no tokenizer: {reason}")
+        ) from error
     tokenizer.chat_template = _marked_template(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -255,5 +287,5 @@ def _set_stop_tokens(made: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
 def describe(base: Base) -> dict[str, str]:
     """What an adapter's manifest records of its base."""
     fields = asdict(base)
-    del fields["path"], fields["spec"]
+    del fields["path"], fields["spec"], fields["source_state"]
     return {key: str(value) for key, value in fields.items()}

@@ -9,7 +9,8 @@ from personas.console import make_app, run
 from personas.errors import PersonaError
 from personas.home import Home
 from personas.lang import say
-from personas.loader import SETTINGS_FILE, load_personas, personas_root, read_persona
+from personas.loader import SETTINGS_FILE, load_personas, personas_root
+from personas.schema import is_name
 
 app = make_app(say("페르소나를 보고, 검사하고, 만듭니다", "See, check and make personas"))
 
@@ -62,17 +63,17 @@ def check() -> None:
 def new(name: Annotated[str, typer.Argument(help=say("소문자, 숫자, -", "lower case, digits, -"))]) -> None:
     """Make a persona folder to start from."""
     folder: Path = personas_root() / name
+    if not is_name(name):
+        raise PersonaError(
+            say(f"'{name[:60]}'은(는) 이름이 될 수 없습니다", f"'{name[:60]}' cannot be a name"),
+            say("소문자, 숫자, -로 40자까지", "lower case letters, digits and -, up to 40"),
+        )
     if folder.exists():
-        raise PersonaError(say(f"{folder}이(가) 이미 있습니다", f"{folder} exists"), say("다른 이름으로", "choose another name"))
+        raise PersonaError(
+            say(f"{folder}이(가) 이미 있습니다", f"{folder} exists"), say("다른 이름으로", "choose another name")
+        )
     (folder / "data").mkdir(parents=True)
     (folder / SETTINGS_FILE).write_text(_NEW.format(name=name), encoding="utf-8")
-    try:
-        read_persona(folder / SETTINGS_FILE)
-    except PersonaError:
-        (folder / SETTINGS_FILE).unlink()
-        (folder / "data").rmdir()
-        folder.rmdir()
-        raise
     (folder / "data" / "examples.jsonl").write_text(_EXAMPLE, encoding="utf-8")
     print(f"✓ {folder}")
     print(f"→ {SETTINGS_FILE}, data/examples.jsonl → tune persona {name}")

@@ -12,12 +12,18 @@ from personas.lang import say
 def make_app(help_text: str) -> typer.Typer:
     """A command-line program with `--debug` and `--lang`."""
     app = typer.Typer(
-        help=help_text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
     )
 
     @app.callback()
     def _options(
-        debug: Annotated[bool, typer.Option(help=say("오류의 traceback을 보입니다", "show the traceback of an error"))] = False,
+        debug: Annotated[
+            bool, typer.Option(help=say("오류의 traceback을 보입니다", "show the traceback of an error"))
+        ] = False,
         lang: Annotated[str, typer.Option(help="ko | en")] = "ko",
     ) -> None:
         """Read elsewhere: `--lang` by `personas.lang`, `--debug` by `run`."""

@@ -67,14 +67,19 @@ def read_persona(file: Path) -> Persona:
     """
     try:
         text = unicodedata.normalize("NFC", file.read_text(encoding="utf-8"))
-        content, nodes = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+        # BaseLoader: every scalar is text and pydantic gives it its type, so that no name is read as a date or a bool
+        content, nodes = yaml.load(text, yaml.BaseLoader), yaml.compose(text, yaml.BaseLoader)  # noqa: S506
     except OSError as error:
         raise PersonaError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise PersonaError(f"{file}: not UTF-8 at byte {error.start}") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise PersonaError(f"{file}:{line}: not UTF-8 at byte {error.start}") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise PersonaError(f"{file}:{line}: {error.problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise PersonaError(f"{file}:{line}: {error.reason}") from error
     try:
         persona = Persona.model_validate(content)
     except ValidationError as error:

@@ -1,13 +1,20 @@
 """What a persona is: the fields of `persona.yaml`. Unknown fields are errors, so a typo is never silently ignored."""
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+NAME = r"[a-z0-9][a-z0-9-]{0,39}"
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 EMBEDDED_BASE = "embedded:gemma-3-270m"
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a persona."""
+    return re.fullmatch(NAME, text) is not None
 
 
 class Sampling(BaseModel):

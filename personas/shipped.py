@@ -21,12 +21,12 @@ def install_shipped(folders: dict[str, PersonaFolder], store: AdapterStore, regi
     for name, folder in folders.items():
         if not folder.shipped_adapter.is_dir():
             continue
-        history = registry.history(name)
         if manifest := store.install(folder.shipped_adapter):
             registry.add(name, manifest.version)
             made.append(manifest)
-            if not history or history[-1].who == WHO:
-                registry.promote(name, manifest.version, WHO, "shipped")
-        elif registry.live(name) is None and (versions := registry.versions(name)):
-            registry.promote(name, versions[-1], WHO, "shipped")  # a kill came between install and promote
+        # looked up, not taken from `manifest`: a kill may have come between an earlier install and its promotion
+        version = store.find(folder.shipped_adapter)
+        history = registry.history(name)
+        if version and version != registry.live(name) and (not history or history[-1].who == WHO):
+            registry.promote(name, version, WHO, "shipped")
     return made
