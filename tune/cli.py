@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from personas.loader import PersonaFolder
     from tune.settings import SftSettings
 
-app = make_app(say("페르소나를 튜닝합니다: 데이터 → LoRA 어댑터 → 바로 서비스", "Tune personas: data → LoRA adapter → live"))
+app = make_app(
+    say("페르소나를 튜닝합니다: 데이터 → LoRA 어댑터 → 바로 서비스", "Tune personas: data → LoRA adapter → live")
+)
 
 
 @app.command()
@@ -22,7 +24,8 @@ def persona(
     name: Annotated[str, typer.Argument(help=say("페르소나 이름 (`personas ls`)", "persona name (`personas ls`)"))],
     preset: Annotated[str, typer.Option(help=say("프리셋 이름 (`tune presets`)", "preset name (`tune presets`)"))] = "",
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=say("설정 하나를 바꿉니다", "override a setting"))
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help=say("설정 하나를 바꿉니다", "override a setting")),
     ] = None,
 ) -> None:
     """Train NAME on its data by SFT with LoRA, evaluate, publish as the next version and make it live."""
@@ -39,7 +42,9 @@ def persona(
         with FileLock(home.runs / f".{name}.lock", timeout=0):
             _tune(folder, settings, home)
     except Timeout:
-        raise typer.BadParameter(say(f"'{name}' 튜닝이 이미 돌고 있습니다", f"'{name}' is being tuned already")) from None
+        raise typer.BadParameter(
+            say(f"'{name}' 튜닝이 이미 돌고 있습니다", f"'{name}' is being tuned already")
+        ) from None
 
 
 def _tune(folder: "PersonaFolder", settings: "SftSettings", home: "Home") -> None:
@@ -66,7 +71,7 @@ def _tune(folder: "PersonaFolder", settings: "SftSettings", home: "Home") -> Non
     (run_folder / "settings.json").write_text(settings.model_dump_json(indent=2))
     trained = train(base, records, persona_.system_prompt, settings, run_folder / "checkpoints")
     round_to_half(trained.model)
-    scores = {"steps": float(trained.steps), "train_seconds": round(trained.seconds, 1)}
+    scores = {"steps": float(trained.steps), "train_seconds": round(trained.seconds, 1), "scale": trained.scale}
     if held_out:
         scores |= held_out_scores(trained.model, trained.tokenizer, held_out, persona_.system_prompt)
     store, registry = AdapterStore(home.adapters), Registry(home.database)
@@ -75,7 +80,12 @@ def _tune(folder: "PersonaFolder", settings: "SftSettings", home: "Home") -> Non
     )
     for score, value in scores.items():
         print(f"  {score:28} {value:g}")
-    print(say(f"{manifest.id}이(가) 이제 '{persona_.name}'(으)로 답합니다", f"{manifest.id} now answers as '{persona_.name}'"))
+    print(
+        say(
+            f"{manifest.id}이(가) 이제 '{persona_.name}'(으)로 답합니다",
+            f"{manifest.id} now answers as '{persona_.name}'",
+        )
+    )
 
 
 @app.command()

@@ -10,7 +10,7 @@ import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from personas.errors import GamyeonError
 from personas.lang import say
@@ -22,13 +22,17 @@ class DataError(GamyeonError):
     """Training data is missing or faulty."""
 
 
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
 class Turn(BaseModel):
     """One message of a record."""
 
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["user", "assistant"]
-    content: Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+    content: Annotated[str, StringConstraints(min_length=1, strip_whitespace=True), AfterValidator(_nfc)]
 
 
 class Record(BaseModel):
@@ -57,6 +61,8 @@ class Record(BaseModel):
 
 
 def _reason(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return say("UTF-8이 아닙니다", "not UTF-8") + f" (byte {error.start})"
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
@@ -74,17 +80,14 @@ def read_records(files: list[Path]) -> list[Record]:
     faults: list[str] = []
     for file in files:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_bytes().split(b"\n")
         except OSError as error:
             faults.append(f"{file}: {error.strerror}")
-            continue
-        except UnicodeDecodeError as error:
-            faults.append(f"{file}: " + say("UTF-8이 아닙니다", "not UTF-8") + f" (byte {error.start})")
             continue
         for number, line in enumerate(lines, 1):
             try:
                 if line.strip():
-                    records.append(Record.model_validate(json.loads(unicodedata.normalize("NFC", line))))
+                    records.append(Record.model_validate(json.loads(line.decode("utf-8"))))
             except ValueError as error:
                 faults.append(f"{file}:{number}: {_reason(error)}")
     if faults:

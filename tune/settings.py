@@ -20,7 +20,7 @@ class SettingsError(GamyeonError):
 class SftSettings(BaseModel):
     """Settings of supervised fine-tuning with LoRA; names are PEFT's and the Trainer's own."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(16, ge=1, le=512)
     alpha: int = Field(16, ge=1)
@@ -37,6 +37,7 @@ class SftSettings(BaseModel):
     max_length: int = Field(1024, ge=16, description="tokens; longer records are refused, not cut")
     gradient_checkpointing: bool = False
     validation_share: float = Field(0.05, ge=0, lt=0.5, description="of the training records, for the best epoch")
+    scales: list[float] = Field([1.0], description="factors of the adapter's update; the best on validation is taken")
     log_every: int = Field(10, ge=1, description="steps")
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     seed: int = 42
@@ -67,7 +68,10 @@ def load_settings(preset: str, overrides: list[str]) -> SftSettings:
         key, equals, value = override.partition("=")
         if not equals:
             raise SettingsError(f"--set {override}: KEY=VALUE")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--set {override}: {error}") from error
     try:
         return SftSettings.model_validate(values)
     except ValidationError as error:
