@@ -9,7 +9,7 @@ from personas.bases import Base, base_name, find_base
 from personas.errors import AdapterError, PersonaError
 from personas.loader import SETTINGS_FILE, find_persona, load_personas
 from personas.registry import Registry
-from personas.schema import Persona
+from personas.schema import Persona, is_name
 from serve.errors import AdapterMismatch, ModelNotFound
 from serve.settings import Settings
 
@@ -43,7 +43,7 @@ class Catalog:
         Raises:
             ModelNotFound: no such persona, or it is faulty, or it belongs to another base.
         """
-        if parse_version_id(f"{name}@v1") is None:
+        if not is_name(name):
             raise ModelNotFound(f"The model '{name[:80]}' does not exist", param="model")
         try:
             changed = (self.root / name / SETTINGS_FILE).stat().st_mtime_ns
@@ -53,7 +53,9 @@ class Catalog:
         except (OSError, PersonaError):
             raise ModelNotFound(f"The model '{name}' does not exist", param="model") from None
         if known[1].base != self.base_spec:
-            raise ModelNotFound(f"'{name}' needs the base {known[1].base}; this engine has {self.base_spec}", param="model")
+            raise ModelNotFound(
+                f"'{name}' needs the base {known[1].base}; this engine has {self.base_spec}", param="model"
+            )
         return known[1]
 
     def names(self) -> list[str]:

@@ -28,8 +28,12 @@ app = make_app(say("페르소나를 OpenAI 호환 주소로 서비스합니다",
 def up(
     page: Annotated[bool, typer.Option(help=say("채팅 페이지도 엽니다", "open the chat page too"))] = False,
     host: Annotated[str, typer.Option(help=say("게이트웨이 주소", "the gateway's address"))] = "",
-    port: Annotated[int, typer.Option(help=say("게이트웨이 포트 (0: 빈 포트)", "the gateway's port (0: a free one)"))] = -1,
-    page_port: Annotated[int, typer.Option(help=say("페이지 포트 (0: 빈 포트)", "the page's port (0: a free one)"))] = -1,
+    port: Annotated[
+        int, typer.Option(help=say("게이트웨이 포트 (0: 빈 포트)", "the gateway's port (0: a free one)"))
+    ] = -1,
+    page_port: Annotated[
+        int, typer.Option(help=say("페이지 포트 (0: 빈 포트)", "the page's port (0: a free one)"))
+    ] = -1,
     base: Annotated[str, typer.Option(help=say("베이스 모델", "the base model"))] = "",
 ) -> None:
     """Start engine and gateway (and the page with --page); Ctrl-C stops everything."""
@@ -50,7 +54,10 @@ def _listen(host: str, port: int) -> socket.socket:
         sock.close()
         raise GamyeonError(
             say(f"{host}:{port}를 열 수 없습니다: {error.strerror}", f"cannot open {host}:{port}: {error.strerror}"),
-            say("다른 포트로: serve up --port 8001 --page-port 7861", "another port: serve up --port 8001 --page-port 7861"),
+            say(
+                "다른 포트로: serve up --port 8001 --page-port 7861",
+                "another port: serve up --port 8001 --page-port 7861",
+            ),
         ) from error
     return sock
 

