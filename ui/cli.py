@@ -15,7 +15,9 @@ def run(
     gateway: Annotated[str, typer.Option(help="게이트웨이 주소 / the gateway's address")] = "http://127.0.0.1:8000",
     host: Annotated[str, typer.Option(help="페이지 주소 / the page's address")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="페이지 포트 / the page's port")] = 7860,
-    key_env: Annotated[str, typer.Option(help="API 키가 든 환경 변수 / environment variable of the key")] = "GAMYEON_API_KEY",
+    key_env: Annotated[
+        str, typer.Option(help="API 키가 든 환경 변수 / environment variable of the key")
+    ] = "GAMYEON_API_KEY",
     lang: Annotated[str, typer.Option(help="ko | en")] = "ko" if KOREAN else "en",
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
@@ -28,7 +30,9 @@ def run(
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    page = make_page(Gateway(gateway.rstrip("/").removesuffix("/v1"), os.environ.get(key_env) or "none"), EN if lang == "en" else KO)
+    page = make_page(
+        Gateway(gateway.rstrip("/").removesuffix("/v1"), os.environ.get(key_env) or "none"), EN if lang == "en" else KO
+    )
     try:
         address = launch(page, host, port)
     except OSError:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Texts:
+    """The Korean texts; another language gives its own."""
+
     title: str = "가면"
     subtitle: str = "한국어 페르소나와 이야기해 보세요"
     persona: str = "누구와 이야기할까요?"

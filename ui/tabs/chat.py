@@ -70,7 +70,9 @@ class ChatTab:
         idle = {"fn": self._idle, "outputs": [send, stop], "show_progress": "hidden", "queue": False}
         answer = {"fn": self._answer, "inputs": [who, chat], "outputs": chat, "show_progress": "hidden"}
         answers = []
-        asked = gr.on([ask.submit, send.click], self._say, [ask, chat], [ask, chat], show_progress="hidden", queue=False)
+        asked = gr.on(
+            [ask.submit, send.click], self._say, [ask, chat], [ask, chat], show_progress="hidden", queue=False
+        )
         picked = chat.option_select(self._pick, chat, chat, show_progress="hidden", queue=False)
         again = retry.click(without_last_answer, chat, chat, show_progress="hidden", queue=False)
         for begun in (asked, picked, again):

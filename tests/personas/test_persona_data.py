@@ -1,0 +1,102 @@
+import re
+import unicodedata
+from collections import Counter
+
+import pytest
+
+from personas.loader import find_persona
+from tune.data import Record, prompt_overlap, read_records
+from tune.replies import hangul_share
+
+PERSONAS = ["ironman", "safe", "docs"]
+BIEUP = "".join(chr(code) for code in range(ord("갑"), ord("힣"), 28))  # syllables that end in ㅂ, as in 합니까
+POLITE_END = re.compile(rf"(?:(?<![필중주수])요|니다|[{BIEUP}]니까|십시오)[.!?~…\"']*$")
+
+
+def training(name: str) -> list[Record]:
+    return read_records(find_persona(name).data_files)
+
+
+def held_out(name: str) -> list[Record]:
+    return read_records([find_persona(name).eval_file])
+
+
+def replies(name: str) -> list[str]:
+    return [t.content for r in training(name) + held_out(name) for t in r.messages if t.role == "assistant"]
+
+
+def asked(text: str) -> str:
+    """What a message asks: the question's line where it carries documents, whose layout is always the same."""
+    return next((line for line in text.splitlines() if line.startswith("질문:")), text).removeprefix("질문:").strip()
+
+
+def polite(reply: str) -> list[str]:
+    return [part for part in re.split(r"(?<=[.!?…])\s+", reply) if POLITE_END.search(part)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "found"),
+    [
+        ("그건 필요. 알겠어?", 0),
+        ("토니야. 반갑습니다! 잘 가", 1),
+        ("그래요. 앉으세요", 2),
+        ("무엇입니까? 가자.", 1),
+        ("내가 하니까.", 0),
+        ("그건 중요", 0),
+    ],
+)
+def test_polite_endings_are_seen(reply: str, found: int) -> None:
+    assert len(polite(reply)) == found
+
+
+def test_sizes() -> None:
+    records = training("ironman")
+    assert len(records) >= 500
+    assert sum(len(record.messages) > 2 for record in records) >= 60
+    assert len(held_out("ironman")) == 60
+
+
+@pytest.mark.parametrize("name", PERSONAS)
+def test_held_out_prompts_are_not_in_the_training_data(name: str) -> None:
+    users = {asked(t.content) for r in training(name) for t in r.messages if t.role == "user"}
+    close = [
+        (mine, user) for r in held_out(name) for user in users if prompt_overlap(mine := asked(r.prompt), user) >= 0.5
+    ]
+    assert close == []
+
+
+@pytest.mark.parametrize("name", PERSONAS)
+def test_no_prompt_twice(name: str) -> None:
+    prompts = Counter(" ".join(record.prompt.split()) for record in training(name))
+    assert [prompt for prompt, count in prompts.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("name", PERSONAS)
+def test_replies_are_korean(name: str) -> None:
+    assert [reply for reply in replies(name) if hangul_share(reply) < 0.85] == []
+
+
+@pytest.mark.parametrize("name", PERSONAS)
+def test_text_is_nfc(name: str) -> None:
+    folder = find_persona(name)
+    for file in [*folder.data_files, folder.eval_file, folder.path / "persona.yaml"]:
+        assert unicodedata.is_normalized("NFC", file.read_text(encoding="utf-8")), file
+    assert all(unicodedata.is_normalized("NFC", reply) for reply in replies(name))
+
+
+@pytest.mark.parametrize("name", PERSONAS)
+def test_openings_vary(name: str) -> None:
+    texts = [t.content for r in training(name) for t in r.messages if t.role == "assistant"]
+    openings = Counter(re.split(r"[\s,.!?…]+", text.lstrip("\"'"))[0] for text in texts)
+    assert {word: count for word, count in openings.items() if count > 0.04 * len(texts)} == {}
+
+
+def test_iron_man_never_speaks_politely() -> None:
+    assert [part for reply in replies("ironman") for part in polite(reply)] == []
+
+
+def test_docs_cite_documents_that_were_given() -> None:
+    for record in training("docs") + held_out("docs"):
+        given = set(re.findall(r"\[\d+\]", " ".join(t.content for t in record.messages if t.role == "user")))
+        cited = re.findall(r"\[\d+\]", " ".join(t.content for t in record.messages if t.role == "assistant"))
+        assert set(cited) <= given, record

@@ -1,0 +1,65 @@
+"""What a persona adds to a request."""
+
+from typing import Any
+
+import pytest
+
+from personas.schema import Persona, Sampling
+from serve.errors import BadRequest
+from serve.prompt import for_persona, with_system_prompt
+
+PERSONA = Persona(
+    name="ironman",
+    title="아이언맨",
+    description="-",
+    greeting="-",
+    system_prompt="당신은 아이언맨입니다.",
+    sampling=Sampling(temperature=0.7, max_tokens=200, stop=["###"]),
+)
+ASK = {"role": "user", "content": "안녕"}
+
+
+def test_system_prompt_comes_first() -> None:
+    assert with_system_prompt([ASK], "가") == [{"role": "system", "content": "가"}, ASK]
+
+
+def test_client_system_message_is_appended_not_swallowed() -> None:
+    messages = [
+        {"role": "system", "content": "존댓말로."},
+        ASK,
+        {"role": "developer", "content": [{"type": "text", "text": "짧게."}]},
+    ]
+    assert with_system_prompt(messages, "가") == [{"role": "system", "content": "가\n\n존댓말로.\n\n짧게."}, ASK]
+
+
+@pytest.mark.parametrize("messages", [None, "안녕", ["안녕"], [{"role": "system", "content": [{"type": "image_url"}]}]])
+def test_bad_messages_are_refused(messages: Any) -> None:
+    with pytest.raises(BadRequest) as caught:
+        with_system_prompt(messages, "가")
+    assert caught.value.param == "messages"
+
+
+def test_defaults_fill_what_the_client_left_out() -> None:
+    payload = {"model": "ironman", "messages": [ASK], "stream": True, "unknown_field": {"a": 1}}
+    made = for_persona(payload, PERSONA, "ironman@v3")
+    assert made["model"] == "ironman@v3"
+    assert made["temperature"] == 0.7
+    assert made["max_tokens"] == 200
+    assert made["stop"] == ["###"]
+    assert made["unknown_field"] == {"a": 1}
+    assert payload["model"] == "ironman"
+    assert payload["messages"] == [ASK]
+
+
+def test_client_values_win() -> None:
+    payload = {"messages": [ASK], "temperature": 0, "max_completion_tokens": 5, "stop": "끝"}
+    made = for_persona(payload, PERSONA, "m")
+    assert made["temperature"] == 0
+    assert "max_tokens" not in made
+    assert made["stop"] == ["끝", "###"]
+
+
+def test_completions_keep_their_prompt() -> None:
+    made = for_persona({"prompt": "안녕"}, PERSONA, "m")
+    assert made["prompt"] == "안녕"
+    assert "messages" not in made

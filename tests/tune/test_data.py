@@ -1,0 +1,124 @@
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+from fixtures_tiny import record
+
+from tune.data import DataError, data_hash, prompt_overlap, read_records
+
+USER, ASSISTANT = {"role": "user", "content": "안녕?"}, {"role": "assistant", "content": "그래."}
+
+
+def line(*messages: dict[str, str], **more: str) -> str:
+    return json.dumps({"category": "test", "messages": messages, **more}, ensure_ascii=False)
+
+
+GOOD = line(USER, ASSISTANT)
+
+
+def write(folder: Path, *lines: str, name: str = "a.jsonl") -> Path:
+    file = folder / name
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def test_good_records(tmp_path: Path) -> None:
+    records = read_records([write(tmp_path, GOOD, "", line(USER, ASSISTANT, USER, ASSISTANT))])
+    assert [len(one.messages) for one in records] == [2, 4]
+    assert records[0].prompt == "안녕?"
+    assert records[0].conversation("너는 토니") == [{"role": "system", "content": "너는 토니"}, USER, ASSISTANT]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (GOOD[:-9], ""),
+        ("not JSON", ""),
+        ("[]", ""),
+        (line(), "roles must alternate"),
+        (line(USER), "roles must alternate"),
+        (line(ASSISTANT, USER), "roles must alternate"),
+        (line(USER, ASSISTANT, ASSISTANT), "roles must alternate"),
+        (line({"role": "system", "content": "x"}, USER, ASSISTANT), "messages.0.role"),
+        (line(USER, {"role": "assistant"}), "messages.1.content"),
+        (line(USER, {"role": "assistant", "content": "  "}), "messages.1.content"),
+        (line(USER, ASSISTANT, source="web"), "source"),
+        (line(USER, {**ASSISTANT, "name": "x"}), "messages.1.name"),
+        (json.dumps({"messages": [USER, ASSISTANT]}), "category"),
+    ],
+)
+def test_fault_names_file_and_line(tmp_path: Path, fault: str, reason: str) -> None:
+    file = write(tmp_path, GOOD, "", fault, GOOD)
+    with pytest.raises(DataError) as caught:
+        read_records([file])
+    assert caught.value.message.startswith(f"{file}:3: ")
+    assert reason in caught.value.message
+    assert len(caught.value.message.splitlines()) == 1
+
+
+def test_all_faults_of_all_files_at_once(tmp_path: Path) -> None:
+    first = write(tmp_path, "{", GOOD, line(USER))
+    second = write(tmp_path, GOOD, line(USER, ASSISTANT, x="y"), name="b.jsonl")
+    with pytest.raises(DataError) as caught:
+        read_records([first, tmp_path / "none.jsonl", second])
+    starts = [f"{first}:1: ", f"{first}:3: ", f"{tmp_path / 'none.jsonl'}: ", f"{second}:2: "]
+    lines = caught.value.message.splitlines()
+    assert [start for start, text in zip(starts, lines, strict=True) if not text.startswith(start)] == []
+
+
+def test_not_utf8_names_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(GOOD.encode() + b"\n" + GOOD.encode("cp949") + b"\n")
+    with pytest.raises(DataError, match="not UTF-8") as caught:
+        read_records([file])
+    assert caught.value.message.startswith(f"{file}:2: ")
+
+
+@pytest.mark.parametrize("lines", [[], ["", "  "]])
+def test_empty_data_is_refused(tmp_path: Path, lines: list[str]) -> None:
+    file = write(tmp_path, *lines)
+    with pytest.raises(DataError, match=str(file)):
+        read_records([file])
+    with pytest.raises(DataError, match="no training data"):
+        read_records([])
+
+
+@pytest.mark.parametrize("break_", ["\u2028", "\u2029", "\x85"])
+def test_only_newlines_end_a_record(tmp_path: Path, break_: str) -> None:
+    content = f"한 줄{break_}두 줄"
+    records = read_records([write(tmp_path, line(USER, {"role": "assistant", "content": content}), GOOD)])
+    assert [one.messages[1].content for one in records] == [content, "그래."]
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_text_is_normalized_to_nfc(tmp_path: Path, escaped: bool) -> None:
+    content = {"category": "test", "messages": [USER, {**ASSISTANT, "content": unicodedata.normalize("NFD", "그래.")}]}
+    records = read_records([write(tmp_path, json.dumps(content, ensure_ascii=escaped))])
+    assert records[0].messages[1].content == "그래."
+
+
+def test_hash_is_of_the_records_alone(tmp_path: Path) -> None:
+    lines = [line({**USER, "content": str(number)}, ASSISTANT) for number in range(4)]
+    whole = read_records([write(tmp_path, *lines)])
+    split = read_records([write(tmp_path, *lines[:1], name="b.jsonl"), write(tmp_path, "", *lines[1:], name="c.jsonl")])
+    assert data_hash(whole) == data_hash(split)
+    assert data_hash(whole) != data_hash(whole[:3])
+    assert data_hash([record("가", "나")]) != data_hash([record("가", "다")])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "overlap"),
+    [
+        ("소코비아 협정", "소코비아협정", 1.0),
+        ("안녕하세요", "점심 뭐 먹지", 0.0),
+        ("가나다라", "가나다마", 1 / 3),
+        ("ABC", "abc", 1.0),
+        ("안녕", unicodedata.normalize("NFD", "안녕"), 1.0),
+        ("응", "응", 1.0),
+        ("", "", 1.0),
+        ("", "가나다", 0.0),
+    ],
+)
+def test_prompt_overlap(a: str, b: str, overlap: float) -> None:
+    assert prompt_overlap(a, b) == prompt_overlap(b, a) == pytest.approx(overlap)
