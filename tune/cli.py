@@ -50,6 +50,7 @@ def persona(
 def _tune(folder: "PersonaFolder", settings: "SftSettings", home: "Home") -> None:
     from personas.adapters import AdapterStore
     from personas.bases import prepare_base
+    from personas.memory import keep_freed_memory
     from personas.registry import Registry
     from tune.data import data_hash, read_records
 
@@ -63,6 +64,7 @@ def _tune(folder: "PersonaFolder", settings: "SftSettings", home: "Home") -> Non
     print(f"→ {run_folder}")
     os.environ["HF_HUB_OFFLINE"] = "1"  # the base is here; nothing may ask a hub from now on
 
+    keep_freed_memory()
     from tune.evaluate import held_out_scores
     from tune.publish import publish, round_to_half
     from tune.sft import train

@@ -57,7 +57,8 @@ class ChatTab:
             gr.HTML(f"<h1>{t.title}</h1><p>{t.subtitle}</p>", padding=False)
             engine = gr.HTML(elem_id="engine", padding=False)
         who = gr.Radio(label=t.persona, elem_id="who")
-        chat = gr.Chatbot(show_label=False, elem_id="chat", height="62vh", buttons=["copy"], feedback_options=None)
+        about = gr.HTML(elem_id="about", padding=False)
+        chat = gr.Chatbot(show_label=False, elem_id="chat", height="55vh", buttons=["copy"], feedback_options=None)
         with gr.Row(equal_height=True):
             ask = gr.Textbox(placeholder=t.ask, show_label=False, scale=8, autofocus=True, elem_id="ask", max_lines=6)
             send = gr.Button(t.send, variant="primary", min_width=80, elem_id="send")
@@ -80,7 +81,8 @@ class ChatTab:
             streamed.then(**idle)
             answers.append(streamed)
         stop.click(self._idle, None, [send, stop], cancels=answers, queue=False)
-        for event in (who.change, clear.click):
+        who.change(self._about, who, about, show_progress="hidden", queue=False)
+        for event in (who.change, clear.click, chat.clear):
             event(self._greet, who, chat, cancels=answers, show_progress="hidden", queue=False).then(**idle)
         page.load(self._open, None, [who, chat], show_progress="hidden")
         timer = gr.Timer(1.0)
@@ -104,6 +106,10 @@ class ChatTab:
         choices = [(s.title if s.version else f"{s.title} ({self._t.untuned})", s.name) for s in speakers]
         first = speakers[0].name if speakers else None
         return gr.update(choices=choices, value=first), self._greet(first)
+
+    def _about(self, who: str | None) -> str:
+        speaker = self._speakers.get(who or "")
+        return html.escape(speaker.description) if speaker else ""
 
     def _greet(self, who: str | None) -> History:
         speaker = self._speakers.get(who or "")
