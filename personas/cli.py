@@ -35,7 +35,7 @@ _EXAMPLE = (
 )
 
 
-@app.command()
+@app.command(help=say("페르소나와 지금 버전을 보입니다", "List personas and their live versions"))
 def ls() -> None:
     """List personas: name, title, live version, base, number of training records."""
     from rich.console import Console
@@ -52,14 +52,14 @@ def ls() -> None:
     Console().print(table)
 
 
-@app.command()
+@app.command(help=say("모든 페르소나를 읽고 틀린 곳을 파일과 줄로 알립니다", "Report every fault with file and line"))
 def check() -> None:
     """Read every persona and report all faults with file and line."""
     for name, folder in load_personas().items():
         print(f"✓ {name} ({folder.path})")
 
 
-@app.command()
+@app.command(help=say("새 페르소나 폴더를 만듭니다", "Make a persona folder to start from"))
 def new(name: Annotated[str, typer.Argument(help=say("소문자, 숫자, -", "lower case, digits, -"))]) -> None:
     """Make a persona folder to start from."""
     folder: Path = personas_root() / name
@@ -79,7 +79,9 @@ def new(name: Annotated[str, typer.Argument(help=say("소문자, 숫자, -", "lo
     print(f"→ {SETTINGS_FILE}, data/examples.jsonl → tune persona {name}")
 
 
-@app.command()
+@app.command(
+    help=say("베이스 모델을 서비스와 튜닝에 쓸 수 있게 준비합니다", "Make a base model ready to serve and tune")
+)
 def prepare(base: Annotated[str, typer.Argument(help="embedded:NAME | folder | org/name")]) -> None:
     """Make a base model ready to be served and tuned."""
     from personas.bases import prepare_base

@@ -32,7 +32,7 @@ class Catalog:
         self.registry = registry
         self.base_spec = settings.base
         self.base_name = settings.engine_model or base_name(settings.base)
-        self._own_engine = not settings.engine_url
+        self.own_engine = not settings.engine_url
         self._home = settings.home
         self._read: dict[str, tuple[int, Persona]] = {}
         self._verified: set[tuple[str, int]] = set()
@@ -78,7 +78,7 @@ class Catalog:
         asked = parse_version_id(name)
         persona = self.persona(asked[0] if asked else name)
         version = asked[1] if asked else self.registry.live(name)
-        if version is None or not self._own_engine:
+        if version is None or not self.own_engine:
             return Target(persona, self.base_name)
         if not self.registry.has(persona.name, version):
             raise ModelNotFound(f"The model '{name}' does not exist", param="model")

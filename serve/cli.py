@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 app = make_app(say("페르소나를 OpenAI 호환 주소로 서비스합니다", "Serve personas at an OpenAI-compatible address"))
 
 
-@app.command()
+@app.command(
+    help=say("엔진과 게이트웨이를 엽니다. Ctrl-C로 모두 멈춥니다", "Start engine and gateway; Ctrl-C stops everything")
+)
 def up(
     page: Annotated[bool, typer.Option(help=say("채팅 페이지도 엽니다", "open the chat page too"))] = False,
     host: Annotated[str, typer.Option(help=say("게이트웨이 주소", "the gateway's address"))] = "",

@@ -6,6 +6,7 @@ from personas.schema import Persona
 from serve.errors import BadRequest
 
 Payload = dict[str, Any]
+_VLLM_ONLY = {"top_k", "min_p", "repetition_penalty"}
 # The client's names for one knob: any of them given means that the persona's default stays out.
 _ALSO = {"max_tokens": ("max_completion_tokens",)}
 
@@ -32,12 +33,13 @@ def with_system_prompt(messages: Any, system_prompt: str) -> list[Any]:
     return [{"role": "system", "content": "\n\n".join([system_prompt, *own])}, *rest]
 
 
-def for_persona(payload: Payload, persona: Persona, engine_model: str) -> Payload:
+def for_persona(payload: Payload, persona: Persona, engine_model: str, vllm: bool = True) -> Payload:
     """The payload that the engine gets for a request to a persona; the given one is left as it was.
 
-    The client's own values always win over the persona's defaults. `stop` strings of both are joined.
+    The client's own values always win over the persona's defaults. `stop` strings of both are joined. An engine
+    that may not be vLLM gets no defaults that only vLLM knows.
     """
-    defaults = persona.sampling.model_dump(exclude_none=True)
+    defaults = persona.sampling.model_dump(exclude_none=True, exclude=None if vllm else _VLLM_ONLY)
     stops = defaults.pop("stop", [])
     wanted = {
         key: value

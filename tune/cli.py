@@ -19,7 +19,12 @@ app = make_app(
 )
 
 
-@app.command()
+@app.command(
+    help=say(
+        "학습하고 평가해서 다음 버전으로 발행합니다. 곧바로 서비스됩니다",
+        "Train, evaluate, publish as the next version; live at once",
+    )
+)
 def persona(
     name: Annotated[str, typer.Argument(help=say("페르소나 이름 (`personas ls`)", "persona name (`personas ls`)"))],
     preset: Annotated[str, typer.Option(help=say("프리셋 이름 (`tune presets`)", "preset name (`tune presets`)"))] = "",
@@ -90,7 +95,7 @@ def _tune(folder: "PersonaFolder", settings: "SftSettings", home: "Home") -> Non
     )
 
 
-@app.command()
+@app.command(help=say("프리셋과 그 출처를 보입니다", "List the presets with their sources"))
 def presets() -> None:
     """List the presets with their commands and sources."""
     from tune.settings import PRESETS, preset_names

@@ -69,6 +69,6 @@ class Generate:
         payload, model = parse_payload(body)
         target = await self._catalog.resolve(model)
         if target.persona is not None:
-            changed = for_persona(payload, target.persona, target.engine_model)
+            changed = for_persona(payload, target.persona, target.engine_model, self._catalog.own_engine)
             body = json.dumps(changed, ensure_ascii=False).encode("utf-8", "surrogatepass")
         await relay(self._upstream, scope["path"], body, scope, receive, send)

@@ -80,6 +80,20 @@ def test_a_request_to_a_persona_carries_its_prompt() -> None:
     run(test)
 
 
+def test_an_engine_elsewhere_gets_its_own_model_name_and_only_openai_fields() -> None:
+    async def test() -> None:
+        async with gateway_over(echo, engine_url="http://elsewhere/v1", engine_model="gpt-4o") as (client, _):
+            got = json.loads(
+                (await client.post("/v1/chat/completions", json={**CHAT, "model": "ironman"})).json()["body"]
+            )
+            names = [card["id"] for card in (await client.get("/v1/models")).json()["data"]]
+        assert got["model"] == "gpt-4o"
+        assert set(got) == {"model", "messages", "temperature", "top_p", "max_tokens"}
+        assert "gpt-4o" in names
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
