@@ -99,6 +99,8 @@ def vllm_environment(settings: Settings, key: str) -> dict[str, str]:
         "VLLM_LORA_RESOLVER_CACHE_DIR": str(settings.home.adapters),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_CONFIGURE_LOGGING": "1",  # the stages are read from its log
+        "VLLM_LOGGING_LEVEL": "INFO",
         "HF_HUB_OFFLINE": "1",  # the base is a prepared folder
         "PYTHONUNBUFFERED": "1",
     }
@@ -210,7 +212,7 @@ class ChildEngine(Engine):
             with self.log_file.open("rb") as lines:
                 while not ended.done() and not await self._healthy():
                     self._read_stages(lines, state)
-                    await asyncio.wait((ended,), timeout=0.1)
+                    await asyncio.wait((ended,), timeout=0.2)
             if not ended.done():
                 self._set("ready", 100, say("준비됨", "ready"))
             await ended
@@ -224,8 +226,6 @@ class ChildEngine(Engine):
                     self._set(state, percent, text)
 
     async def _healthy(self) -> bool:
-        if self.status.percent < _STAGES[-1][1]:
-            return False
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
             try:
                 async with session.get(f"{self.url}/health") as reply:
