@@ -84,7 +84,7 @@ def vllm_command(settings: Settings, port: int) -> list[str]:
     command += ["--model", base_name(settings.base), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-model-len", str(settings.max_model_len), "--disable-uvicorn-access-log"]
     command += ["--enable-lora", "--max-lora-rank", str(settings.max_lora_rank), "--max-loras", "4"]
-    command += ["--max-cpu-loras", "32"]
+    command += ["--max-cpu-loras", "32", "--enable-auto-tool-choice", "--tool-call-parser", settings.tool_call_parser]
     if device() == "cpu":
         # bfloat16 falls off the fast path on AVX2; `uni` keeps the worker inside the core (one process less).
         command += ["--dtype", "float32", "--distributed-executor-backend", "uni"]

@@ -22,6 +22,7 @@ class Settings(BaseSettings):
     base: str = Field(EMBEDDED_BASE, description="the base model that the engine carries")
     max_model_len: int = Field(4096, ge=128, description="tokens of prompt and reply together")
     max_lora_rank: int = Field(16, description="the largest rank that the engine takes")
+    tool_call_parser: str = Field("hermes", description="how this base writes tool calls; vLLM's name")
     kv_cache_gib: int = Field(1, ge=1, description="CPU only")
     engine_args: str = Field("", description="more arguments for vLLM, as on its command line")
     engine_url: str = Field("", description="an OpenAI-compatible server to use instead of a child, up to and with /v1")
