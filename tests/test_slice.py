@@ -102,7 +102,7 @@ def test_a_named_tool_is_called(running: Running) -> None:
         "required": ["city"],
         "additionalProperties": False,
     }
-    tool = {"type": "function", "function": {"name": "weather", "parameters": parameters}}
+    tool = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": parameters}}
     made = post(running, tools=[tool], tool_choice={"type": "function", "function": {"name": "weather"}}, max_tokens=60)
     call = made["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call["name"] == "weather"
