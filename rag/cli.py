@@ -1,0 +1,1 @@
+"""`rag`: documents in, cited passages out."""
