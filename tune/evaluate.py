@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from personas.lang import say
 from tune.data import Record
+from tune.examples import IGNORED, encode
 
 
 @torch.no_grad()
@@ -19,13 +20,12 @@ def reply_losses(
     """Total negative log-likelihood of the assistant's tokens in nats, their number, and the replies' characters."""
     nats, tokens, characters = 0.0, 0, 0
     for record in track(records, description=label):
-        encoded = tokenizer.apply_chat_template(
-            record.conversation(system_prompt), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
-        ids = torch.tensor([encoded["input_ids"]], device=model.device)
-        columns = torch.tensor(encoded["assistant_masks"][1:], device=model.device).nonzero().squeeze(1)
+        example = encode(record, tokenizer, system_prompt)
+        ids = torch.tensor([example["input_ids"]], device=model.device)
+        targets = torch.tensor(example["labels"][1:], device=model.device)
+        columns = (targets != IGNORED).nonzero().squeeze(1)
         logits = model(input_ids=ids, logits_to_keep=columns).logits[0].float()
-        nats += torch.nn.functional.cross_entropy(logits, ids[0, 1:][columns], reduction="sum").item()
+        nats += torch.nn.functional.cross_entropy(logits, targets[columns], reduction="sum").item()
         tokens += len(columns)
         characters += sum(len(turn.content) for turn in record.messages if turn.role == "assistant")
     return nats, tokens, characters

@@ -20,7 +20,10 @@ from trl.chat_template_utils import has_generation_markers
 
 from personas.bases import Base
 from personas.lang import say
-from tune.data import DataError, Message, Record
+from tune.data import DataError, Record
+from tune.examples import Example, encode
+from tune.loss import LabelLoss, add_label_loss, has_plain_frozen_head
+from tune.packing import SharedPrefixCollator, can_pack, shared_prefix
 from tune.settings import SftSettings
 
 
@@ -36,11 +39,16 @@ class Trained:
 
 
 class LabelTrainer(SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer, with the output layer run only where there are labels.
+    """TRL's trainer with the loss of `tune.loss` where the output layer is frozen; the loss is the same.
 
-    TRL does this itself on GPUs with Triton; elsewhere it projects every position of the prompt, too, onto the
-    vocabulary (262,144 words for Gemma), which is most of a step on a CPU. The loss is the same.
+    TRL also skips the tokens without a label, but on GPUs with Triton alone, and computes every entropy.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        bare = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        self._own_loss = has_plain_frozen_head(bare)
+        add_label_loss(bare)
 
     def compute_loss(
         self,
@@ -49,17 +57,15 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        if inputs["labels"].is_cuda:
+        if not self._own_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        targets = inputs["labels"][:, 1:]
-        columns = (targets != -100).any(dim=0).nonzero().squeeze(1)
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], logits_to_keep=columns)
-        wanted = targets[:, columns]
-        loss = torch.nn.functional.cross_entropy(
-            outputs.logits.float().flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum"
-        )
-        loss = loss / (num_items_in_batch if num_items_in_batch is not None else (wanted != -100).sum())
-        return (loss, outputs) if return_outputs else loss
+        made: LabelLoss = model(**inputs, label_loss=True)
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["mean_token_accuracy"].append((made.right / made.tokens).item())
+        loss = made.loss / (made.tokens if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None:  # it counts the tokens of every process, and DDP averages over them
+            loss = loss * self.accelerator.num_processes
+        return (loss, None) if return_outputs else loss
 
 
 def supports_bf16() -> bool:
@@ -70,24 +76,28 @@ def supports_bf16() -> bool:
 
 
 def load(base: Base) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The base in float32 on a CPU, in bfloat16 on a GPU, and its tokenizer."""
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype)
+    """The base in bfloat16 where the device is fast in it, else in float32, and its tokenizer.
+
+    Adapters stay in float32 either way (PEFT).
+    """
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.bfloat16 if supports_bf16() else torch.float32)
     return model, AutoTokenizer.from_pretrained(base.path)
 
 
-def _split(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Training and validation records; the validation ones choose the best epoch."""
-    held = int(len(records) * share)
-    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [records[i] for i in order[held:]], [records[i] for i in order[:held]]
+def _split(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Training and validation examples; the validation ones choose the best epoch."""
+    held = int(len(examples) * share)
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [examples[i] for i in order[held:]], [examples[i] for i in order[:held]]
 
 
-def _check_lengths(conversations: list[list[Message]], tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
-    for conversation in conversations:
-        length = len(tokenizer.apply_chat_template(conversation, tokenize=True, return_dict=True)["input_ids"])
-        if length > limit:
-            start = conversation[1]["content"][:40]
+def _encode_all(
+    records: list[Record], tokenizer: PreTrainedTokenizerBase, system_prompt: str, limit: int
+) -> list[Example]:
+    examples = [encode(record, tokenizer, system_prompt) for record in records]
+    for record, example in zip(records, examples, strict=True):
+        if (length := len(example["input_ids"])) > limit:
+            start = record.prompt[:40]
             raise DataError(
                 say(
                     f"'{start}…'로 시작하는 기록이 {length} 토큰입니다 (max_length {limit})",
@@ -95,6 +105,14 @@ def _check_lengths(conversations: list[list[Message]], tokenizer: PreTrainedToke
                 ),
                 f"--set max_length={length}",
             )
+    return examples
+
+
+def _collator(model: Any, examples: list[Example]) -> SharedPrefixCollator | None:
+    """One row a batch where the model can; else None, for TRL's padded one."""
+    if not can_pack(model.config, max(len(example["input_ids"]) for example in examples)):
+        return None
+    return SharedPrefixCollator(shared_prefix(examples))
 
 
 def _config(settings: SftSettings, folder: Path, validate: bool) -> SFTConfig:
@@ -120,7 +138,8 @@ def _config(settings: SftSettings, folder: Path, validate: bool) -> SFTConfig:
         metric_for_best_model="eval_loss" if validate else None,
         prediction_loss_only=True,
         train_sampling_strategy="group_by_length",
-        assistant_only_loss=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
         bf16=supports_bf16(),
         use_cpu=not torch.cuda.is_available(),
         seed=settings.seed,
@@ -183,18 +202,15 @@ def train(base: Base, records: list[Record], system_prompt: str, settings: SftSe
             ),
             say(f"{base.path}/chat_template.jinja에 표시를 넣으세요", f"add them in {base.path}/chat_template.jinja"),
         )
-    _check_lengths([r.conversation(system_prompt) for r in records], tokenizer, settings.max_length)
-    training, validation = _split(records, settings.validation_share, settings.seed)
-    datasets = [
-        Dataset.from_list([{"messages": r.conversation(system_prompt)} for r in part]) if part else None
-        for part in (training, validation)
-    ]
+    examples = _encode_all(records, tokenizer, system_prompt, settings.max_length)
+    training, validation = _split(examples, settings.validation_share, settings.seed)
     trainer = LabelTrainer(
         model=model,
         processing_class=tokenizer,
         args=_config(settings, folder, validate=bool(validation)),
-        train_dataset=datasets[0],
-        eval_dataset=datasets[1],
+        data_collator=_collator(model, examples),
+        train_dataset=Dataset.from_list(training),
+        eval_dataset=Dataset.from_list(validation) if validation else None,
         peft_config=LoraConfig(
             task_type="CAUSAL_LM",
             r=settings.rank,

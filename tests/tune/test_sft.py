@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from tune.data import DataError
 from tune.evaluate import held_out_scores
 from tune.publish import publish, round_to_half
 from tune.settings import SftSettings
-from tune.sft import LabelTrainer, Trained, load, train
+from tune.sft import Trained, load, train
 
 SYSTEM = "너는 토니"
 RECORDS = [
@@ -68,23 +67,6 @@ def test_mask_covers_the_replies_and_eos_alone(base: Base) -> None:
         elif spans[-1]:
             spans.append([])
     assert [tokenizer.decode(span) for span in spans if span] == ["응.</s>", "그냥.</s>"]
-
-
-@pytest.mark.parametrize("items", [None, 7])
-def test_loss_on_labels_is_the_plain_loss(base: Base, items: int | None) -> None:
-    model, _ = load(base)
-    ids = torch.randint(6, 200, (2, 12), generator=torch.Generator().manual_seed(0))
-    labels = ids.clone()
-    labels[0, :7] = labels[1, :4] = labels[1, 9:] = -100
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    logits = model(input_ids=ids, attention_mask=inputs["attention_mask"]).logits[:, :-1].flatten(0, 1)
-    plain = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
-    plain = plain / (items or (labels[:, 1:] != -100).sum())
-    trainer: Any = SimpleNamespace()
-    loss, outputs = LabelTrainer.compute_loss(trainer, model, inputs, return_outputs=True, num_items_in_batch=items)
-    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
-    assert outputs.logits.shape[1] < 11
-    assert LabelTrainer.compute_loss(trainer, model, inputs, num_items_in_batch=items).item() == loss.item()
 
 
 def test_trains_and_goes_on_where_it_stopped(base: Base, tmp_path: Path) -> None:
