@@ -21,7 +21,9 @@ from trl.chat_template_utils import has_generation_markers
 from personas.bases import Base
 from personas.lang import say
 from tune.data import DataError, Record
+from tune.device import Memory, memory_now, memory_since, supports_bf16
 from tune.examples import Example, encode
+from tune.faults import StopAtNan, memory_explained
 from tune.loss import LabelLoss, add_label_loss, has_plain_frozen_head
 from tune.packing import SharedPrefixCollator, can_pack, shared_prefix
 from tune.settings import SftSettings
@@ -36,6 +38,7 @@ class Trained:
     steps: int
     seconds: float
     scale: float
+    memory: Memory
 
 
 class LabelTrainer(SFTTrainer):  # type: ignore[misc]
@@ -66,13 +69,6 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
         if num_items_in_batch is not None:  # it counts the tokens of every process, and DDP averages over them
             loss = loss * self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
-
-
-def supports_bf16() -> bool:
-    """Whether the device multiplies bfloat16 faster than float32: recent GPUs, and CPUs with AVX-512 BF16 or AMX."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def load(base: Base) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -137,6 +133,7 @@ def _config(settings: SftSettings, folder: Path, validate: bool) -> SFTConfig:
         load_best_model_at_end=validate,
         metric_for_best_model="eval_loss" if validate else None,
         prediction_loss_only=True,
+        logging_nan_inf_filter=False,
         train_sampling_strategy="group_by_length",
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
@@ -211,6 +208,7 @@ def train(base: Base, records: list[Record], system_prompt: str, settings: SftSe
         data_collator=_collator(model, examples),
         train_dataset=Dataset.from_list(training),
         eval_dataset=Dataset.from_list(validation) if validation else None,
+        callbacks=[StopAtNan(settings)],
         peft_config=LoraConfig(
             task_type="CAUSAL_LM",
             r=settings.rank,
@@ -219,6 +217,10 @@ def train(base: Base, records: list[Record], system_prompt: str, settings: SftSe
             target_modules=settings.target_modules,
         ),
     )
-    result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+    before = memory_now()
+    with memory_explained(settings):
+        result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
     scale = _shrink(trainer, settings.scales) if validation else 1.0
-    return Trained(trainer.model, tokenizer, result.global_step, result.metrics["train_runtime"], scale)
+    return Trained(
+        trainer.model, tokenizer, result.global_step, result.metrics["train_runtime"], scale, memory_since(before)
+    )

@@ -13,6 +13,7 @@ from personas.home import Home
 from personas.registry import Registry
 from tune.data import DataError
 from tune.evaluate import held_out_scores
+from tune.faults import TrainingError, memory_explained
 from tune.publish import publish, round_to_half
 from tune.settings import SftSettings
 from tune.sft import Trained, load, train
@@ -137,3 +138,20 @@ def test_scores_and_publishing(base: Base, home: Home, tmp_path: Path) -> None:
     assert len(values) == len(tensors)
     for (_, value), (_, tensor) in zip(values, sorted(tensors.items()), strict=True):
         assert torch.equal(value, tensor.float())
+
+
+def test_a_diverging_run_says_which_setting_to_change(base: Base, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as caught:
+        run(base, tmp_path, learning_rate=1e30, max_steps=4)
+    assert caught.value.hint == "--set learning_rate=1e+29"
+
+
+def test_running_out_of_memory_says_which_settings_save_some() -> None:
+    with pytest.raises(TrainingError) as caught, memory_explained(PLAIN.model_copy(update={"batch_size": 8})):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert caught.value.hint == "--set batch_size=4 --set gradient_accumulation=2"
+    with pytest.raises(RuntimeError, match="inconsistent"), memory_explained(PLAIN):
+        torch.ones(2) @ torch.ones(3)
+    with pytest.raises(TrainingError) as caught, memory_explained(PLAIN.model_copy(update={"batch_size": 1})):
+        raise torch.OutOfMemoryError
+    assert "gradient_checkpointing=true" in caught.value.hint

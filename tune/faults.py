@@ -1,0 +1,55 @@
+"""What can go wrong in the middle of a training, as errors that say which setting to change."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from personas.errors import GamyeonError
+from personas.lang import say
+from tune.settings import SftSettings
+
+
+class TrainingError(GamyeonError):
+    """Training cannot go on with these settings."""
+
+
+class StopAtNan(TrainerCallback):  # type: ignore[misc]
+    """Ends a run whose loss is no number any more; checkpoints from before stay."""
+
+    def __init__(self, settings: SftSettings) -> None:
+        self._settings = settings
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(float((logs or {}).get(name, 0.0))):
+                raise TrainingError(
+                    say(
+                        f"{state.global_step}걸음에서 {name}이(가) 발산했습니다",
+                        f"{name} diverged at step {state.global_step}",
+                    ),
+                    f"--set learning_rate={self._settings.learning_rate / 10:g}",
+                )
+
+
+@contextmanager
+def memory_explained(settings: SftSettings) -> Iterator[None]:
+    """Turn running out of memory, on a GPU or a CPU, into an error that names the settings that save some."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_memory(error):
+            raise
+        smaller = max(1, settings.batch_size // 2)
+        accumulation = settings.gradient_accumulation * settings.batch_size // smaller
+        hint = f"--set batch_size={smaller} --set gradient_accumulation={accumulation}"
+        if smaller == settings.batch_size:
+            hint = f"--set gradient_checkpointing=true --set max_length={settings.max_length // 2}"
+        raise TrainingError(say("메모리가 모자랍니다", "out of memory"), hint) from error
+
+
+def _is_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "t allocate" in str(error)
