@@ -10,22 +10,19 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock
 
+from personas.chat_templates import fit_template, set_stop_tokens, split_spec
 from personas.errors import BaseModelError
 from personas.files import sha256_of, staged, sync, sync_folder
 from personas.home import Home
 from personas.lang import say
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 EMBEDDED = "embedded:"
 EMBEDDED_NAME = "gemma-3-270m"
 RECORD_FILE = "gamyeon.json"
-PLAIN_TEMPLATE = Path(__file__).parent / "templates" / "korean_qa.jinja"
 _SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "LICENSE*", "NOTICE*")
 
 Report = Callable[[str], None]
@@ -56,19 +53,22 @@ class Base:
 
 def base_name(spec: str) -> str:
     """The prepared folder's name for a spec; needs no model to be there."""
-    if spec.startswith(EMBEDDED):
-        return spec.removeprefix(EMBEDDED)
-    folder = Path(spec).expanduser()
+    source, template = split_spec(spec)
+    suffix = f"--{template}" if template else ""
+    if source.startswith(EMBEDDED):
+        return source.removeprefix(EMBEDDED) + suffix
+    folder = Path(source).expanduser()
     if folder.is_dir():
         digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
-        return f"{folder.resolve().name}-{digest}"
-    return spec.replace("/", "--")
+        return f"{folder.resolve().name}-{digest}{suffix}"
+    return source.replace("/", "--") + suffix
 
 
 def _source_state(spec: str) -> str:
     """Names, sizes and times of a local folder's files, hashed: tells that it was changed after it was prepared."""
-    folder = Path(spec).expanduser()
-    if spec.startswith(EMBEDDED) or not folder.is_dir():
+    source, _ = split_spec(spec)
+    folder = Path(source).expanduser()
+    if source.startswith(EMBEDDED) or not folder.is_dir():
         return ""
     stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
     listed = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
@@ -89,7 +89,8 @@ def prepare_base(spec: str, home: Home, report: Report = lambda _: None) -> Base
     """The prepared folder of a spec, made now if it is not there yet.
 
     Args:
-        spec: `embedded:NAME`, a folder in transformers' layout, or a hub id `org/name`.
+        spec: `embedded:NAME`, a folder in transformers' layout, or a hub id `org/name`; `#TEMPLATE` after it names a
+            chat template to use instead of its own (`personas/templates/`).
         report: called with a short text as each step begins.
 
     Raises:
@@ -127,6 +128,7 @@ def prepare_base(spec: str, home: Home, report: Report = lambda _: None) -> Base
 
 def _collect(spec: str, made: Path, report: Report) -> str:
     """Bring weights and tokenizer into `made`; returns the weights' sha256."""
+    spec, _ = split_spec(spec)
     if spec.startswith(EMBEDDED):
         return _from_embedded(spec, made, report)
     folder = Path(spec).expanduser()
@@ -240,48 +242,16 @@ def _fit_template(spec: str, made: Path) -> dict[str, str]:
         raise BaseModelError(
             say(f"{spec}: 토크나이저가 없습니다: {reason}", f"{spec}: no tokenizer: {reason}")
         ) from error
-    tokenizer.chat_template = _marked_template(tokenizer)
+    tokenizer.chat_template = fit_template(spec, tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(made)
-    _set_stop_tokens(made, tokenizer)
+    set_stop_tokens(made, tokenizer)
     canonical = json.dumps(json.loads((made / "tokenizer.json").read_text()), sort_keys=True)
     return {
         "template_sha256": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest(),
         "tokenizer_sha256": hashlib.sha256(canonical.encode()).hexdigest(),
     }
-
-
-def _marked_template(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The tokenizer's own template with generation marks, or the plain Korean one where it has none.
-
-    TRL keeps a marked twin of each well-known template; an unknown one is kept as it is (it can be served, and
-    tuning says that the marks are missing).
-    """
-    if not tokenizer.chat_template:
-        return PLAIN_TEMPLATE.read_text()
-    from trl.chat_template_utils import get_training_chat_template
-
-    own = tokenizer.chat_template
-    assert isinstance(own, str)
-    try:
-        return get_training_chat_template(processing_class=tokenizer) or own
-    except ValueError:
-        return own
-
-
-def _set_stop_tokens(made: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Add the token that ends an assistant's turn in the template to the generation config's stop tokens."""
-    sample = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-    encoded = tokenizer.apply_chat_template(sample, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-    marked = [i for i, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
-    file = made / "generation_config.json"
-    settings = json.loads(file.read_text()) if file.is_file() else {}
-    own = settings.get("eos_token_id", tokenizer.eos_token_id)
-    stops = own if isinstance(own, list) else [own]
-    last = [i for i in marked if i in tokenizer.all_special_ids][-1:]
-    settings["eos_token_id"] = list(dict.fromkeys([*stops, *last]))
-    file.write_text(json.dumps(settings, indent=2))
 
 
 def describe(base: Base) -> dict[str, str]:

@@ -9,7 +9,8 @@ from fixtures_tiny import make_tiny
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from personas.bases import PLAIN_TEMPLATE, Base, base_name, find_base, prepare_base
+from personas.bases import Base, base_name, find_base, prepare_base
+from personas.chat_templates import TEMPLATES
 from personas.errors import BaseModelError
 from personas.home import Home
 
@@ -45,7 +46,7 @@ def test_prepared_folder(source: Path, home: Home) -> None:
     weights = base.path / "model.safetensors"
     assert weights.is_symlink()
     assert weights.resolve() == (source / "model.safetensors").resolve()
-    assert AutoTokenizer.from_pretrained(base.path).chat_template == PLAIN_TEMPLATE.read_text()
+    assert AutoTokenizer.from_pretrained(base.path).chat_template == (TEMPLATES / "korean_qa.jinja").read_text()
     tokens, marked = spoken(base)
     assert tokens[0] == "<s>"
     assert tokens.count("<s>") == 1
