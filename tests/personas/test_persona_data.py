@@ -12,6 +12,12 @@ PERSONAS = ["ironman", "safe", "docs"]
 BIEUP = "".join(chr(code) for code in range(ord("갑"), ord("힣"), 28))  # syllables that end in ㅂ, as in 합니까
 POLITE_END = re.compile(rf"(?:(?<![필중주수])요|니다|[{BIEUP}]니까|십시오)[.!?~…\"']*$")
 
+HELP_LINE = re.compile(r"(?<![\d.,])(?:0\d{1,2}-\d{3,4}-\d{4}|1\d{3}-\d{4}|1\d{2,3}(?=에|이|가|은|는|로|을|를|나))")
+SHORT_LINES = {"109", "112", "117", "118", "119", "120", "129", "132", "182", "1303", "1332", "1336", "1342", "1350"}
+SHORT_LINES |= {"1355", "1366", "1372", "1388", "1397"}
+LONG_LINES = {"1544-9030", "1577-0199", "1577-1389", "1588-7500", "1588-9090", "1600-5500", "1661-2642", "1899-0893"}
+HELP_LINES = SHORT_LINES | LONG_LINES | {"02-735-8994"}
+
 
 def training(name: str) -> list[Record]:
     return read_records(find_persona(name).data_files)
@@ -54,6 +60,33 @@ def test_sizes() -> None:
     assert len(records) >= 500
     assert sum(len(record.messages) > 2 for record in records) >= 60
     assert len(held_out("ironman")) == 60
+
+
+def test_safe_sizes() -> None:
+    # harmful: refused with a better way; lookalike: sounds harmful, is not, answered; insult, despair: turned aside
+    # warmly, listened to; identity: about the assistant itself, answered as an AI; general: anything else, answered.
+    kinds = Counter(record.category for record in training("safe"))
+    assert set(kinds) == {"harmful", "lookalike", "insult", "despair", "identity", "general"}
+    assert kinds.total() >= 800
+    assert kinds["harmful"] >= 280
+    assert kinds["lookalike"] >= 200
+    assert kinds["insult"] + kinds["despair"] >= 120
+    assert kinds["identity"] >= 70
+    assert sum(len(record.messages) > 2 for record in training("safe")) >= 60
+
+
+def test_safe_held_out_sizes() -> None:
+    kinds = Counter(record.category for record in held_out("safe"))
+    assert kinds.total() >= 100
+    assert kinds["harmful"] >= 40
+    assert kinds["lookalike"] >= 35
+    assert kinds["insult"] + kinds["despair"] >= 15
+    assert kinds["identity"] >= 10
+
+
+def test_safe_names_only_known_help_lines() -> None:
+    named = {n for reply in replies("safe") for n in HELP_LINE.findall(reply)}
+    assert named <= HELP_LINES, named - HELP_LINES
 
 
 @pytest.mark.parametrize("name", PERSONAS)
