@@ -104,7 +104,7 @@ def test_no_prompt_twice(name: str) -> None:
     assert [prompt for prompt, count in prompts.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("name", PERSONAS)
+@pytest.mark.parametrize("name", ["ironman", "safe"])  # docs copies commands from its passages: test_docs_data.py
 def test_replies_are_korean(name: str) -> None:
     assert [reply for reply in replies(name) if hangul_share(reply) < 0.85] == []
 
