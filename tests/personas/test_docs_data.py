@@ -15,7 +15,8 @@ from tune.data import Record, read_records
 FORM = re.compile(r"다음 문서를 읽고 질문에 답하세요\.\n\n((?:\[\d+\] [^\n]+\n)+)\n질문: ([^\n]+)")
 PASSAGE = re.compile(r"^\[(\d+)\] (.+)$", re.MULTILINE)
 INSTRUCTION = re.compile(
-    r"지시|명령|규칙|시스템|인공지능|모델|챗봇|비서|답[하해]|대답|쓰세요|출력|말하세요|농담|지령|개발자|물어본|지어내|무시|광고를 붙이|쓰지 마"
+    "지시|명령|규칙|시스템|인공지능|모델|챗봇|비서|답[하해]|대답|쓰세요|출력|말하세요|농담|지령|개발자|물어본|지어내|무시"
+    "|광고를 붙이|쓰지 마|당신은 이제"
 )
 DECLINES = re.compile(r"없(?:습니다|어요)|않(?:습니다|아요)")
 CONTENT = ("N", "SN", "SL", "VV", "VA", "XR", "MAG")
