@@ -1,5 +1,6 @@
 """The gateway: an ASGI application over one engine, one catalog and one connection pool."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,10 +13,12 @@ from personas.registry import Registry
 from serve.catalog import Catalog
 from serve.engine import Engine
 from serve.errors import ApiError, answer_crash, answer_error, answer_method, answer_not_found
+from serve.routes.admin import ADMIN_ROUTES
 from serve.routes.generate import Generate
 from serve.routes.models import get_model, list_models
 from serve.routes.status import health, ready
 from serve.settings import Settings
+from serve.sweep import sweep
 from serve.upstream import Upstream
 
 
@@ -30,9 +33,11 @@ def make_app(settings: Settings, engine: Engine) -> Starlette:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await upstream.open()
         await engine.start()
+        sweeping = asyncio.create_task(sweep(upstream, catalog))
         try:
             yield
         finally:
+            sweeping.cancel()
             await upstream.close()
             await engine.stop()
             registry.close()
@@ -45,6 +50,7 @@ def make_app(settings: Settings, engine: Engine) -> Starlette:
             Route("/v1/models/{id}", get_model),
             Route("/v1/chat/completions", generate, methods=["POST"]),
             Route("/v1/completions", generate, methods=["POST"]),
+            *ADMIN_ROUTES,
         ],
         exception_handlers={ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash},
         lifespan=lifespan,

@@ -2,10 +2,12 @@
 
     ApiError                 any error that a client sees
     ├── BadRequest      400  the request cannot be understood
+    ├── Forbidden       403  not for this client
     ├── ModelNotFound   404  no such persona, version or base
     ├── RouteNotFound   404
     ├── MethodNotAllowed 405
     ├── AdapterMismatch 409  the version does not fit this base
+    ├── Conflict        409  the registry cannot make this move
     ├── BodyTooLarge    413
     ├── EngineLost      502  the engine went away or broke its word
     └── EngineNotReady  503  starting or restarting; try again (Retry-After)
@@ -58,6 +60,14 @@ class ModelNotFound(ApiError):
     code = "model_not_found"
 
 
+class Forbidden(ApiError):
+    """Not for this client."""
+
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
 class RouteNotFound(ApiError):
     """No such route."""
 
@@ -80,6 +90,14 @@ class AdapterMismatch(ApiError):
     status = 409
     type = "invalid_request_error"
     code = "adapter_mismatch"
+
+
+class Conflict(ApiError):
+    """The registry cannot make this move."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
 
 
 class BodyTooLarge(ApiError):

@@ -54,6 +54,14 @@ def parse_payload(body: bytes) -> tuple[dict[str, Any], str]:
     return payload, model
 
 
+def user_of(scope: Scope, payload: dict[str, Any]) -> str:
+    """Who asks: the request's `user` field, else the key it came with, else the client's address."""
+    if isinstance(user := payload.get("user"), str) and user:
+        return user
+    key = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+    return key if key not in ("", "Bearer none") else (scope.get("client") or ("",))[0]
+
+
 class Generate:
     """An ASGI endpoint that hands a request to the engine, with what the persona adds."""
 
@@ -67,7 +75,7 @@ class Generate:
         if body is None:
             return
         payload, model = parse_payload(body)
-        target = await self._catalog.resolve(model)
+        target = await self._catalog.resolve(model, user_of(scope, payload))
         if target.persona is not None:
             changed = for_persona(payload, target.persona, target.engine_model, self._catalog.own_engine)
             body = json.dumps(changed, ensure_ascii=False).encode("utf-8", "surrogatepass")
