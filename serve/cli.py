@@ -14,6 +14,7 @@ import typer
 from personas.console import make_app, run
 from personas.errors import GamyeonError
 from personas.lang import say
+from serve.feedback_cli import app as feedback_app
 
 if TYPE_CHECKING:
     import uvicorn
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from serve.settings import Settings
 
 app = make_app(say("페르소나를 OpenAI 호환 주소로 서비스합니다", "Serve personas at an OpenAI-compatible address"))
+app.add_typer(feedback_app, name="feedback")
 
 
 @app.command(

@@ -4,6 +4,7 @@
     ├── BadRequest      400  the request cannot be understood
     ├── Forbidden       403  not for this client
     ├── ModelNotFound   404  no such persona, version or base
+    ├── AnswerNotFound  404  feedback on an answer that is not kept (any more)
     ├── RouteNotFound   404
     ├── MethodNotAllowed 405
     ├── AdapterMismatch 409  the version does not fit this base
@@ -66,6 +67,14 @@ class Forbidden(ApiError):
     status = 403
     type = "permission_error"
     code = "forbidden"
+
+
+class AnswerNotFound(ApiError):
+    """Feedback on an answer that is not kept (any more)."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "answer_not_found"
 
 
 class RouteNotFound(ApiError):

@@ -7,6 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve.catalog import Catalog
 from serve.errors import BadRequest, BodyTooLarge
+from serve.feedback import Answers, Kept
 from serve.prompt import for_persona
 from serve.upstream import Upstream, relay
 
@@ -65,9 +66,10 @@ def user_of(scope: Scope, payload: dict[str, Any]) -> str:
 class Generate:
     """An ASGI endpoint that hands a request to the engine, with what the persona adds."""
 
-    def __init__(self, upstream: Upstream, catalog: Catalog, max_body_bytes: int) -> None:
+    def __init__(self, upstream: Upstream, catalog: Catalog, answers: Answers, max_body_bytes: int) -> None:
         self._upstream = upstream
         self._catalog = catalog
+        self._answers = answers
         self._limit = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,8 +77,11 @@ class Generate:
         if body is None:
             return
         payload, model = parse_payload(body)
-        target = await self._catalog.resolve(model, user_of(scope, payload))
+        user = user_of(scope, payload)
+        target = await self._catalog.resolve(model, user)
         if target.persona is not None:
             changed = for_persona(payload, target.persona, target.engine_model, self._catalog.own_engine)
             body = json.dumps(changed, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            kept = Kept(target.persona.name, target.version, user, payload)
+            send = self._answers.watch(send, kept)
         await relay(self._upstream, scope["path"], body, scope, receive, send)
