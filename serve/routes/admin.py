@@ -3,6 +3,7 @@
 Who may call is decided in `authorize` alone.
 """
 
+import asyncio
 from dataclasses import asdict
 from ipaddress import ip_address
 from typing import Annotated, Any, TypeVar
@@ -25,6 +26,11 @@ _Why = Annotated[str, StringConstraints(max_length=500)]
 class _Move(BaseModel):
     model_config = ConfigDict(extra="forbid")
     why: _Why = ""
+
+
+class _User(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    user: str = Field(min_length=1, max_length=200)
 
 
 class _ToVersion(_Move):
@@ -142,7 +148,17 @@ async def diff(request: Request) -> JSONResponse:
     return JSONResponse({"versions": names, "differences": {key: list(pair) for key, pair in found.items()}})
 
 
+async def erase_feedback(request: Request) -> JSONResponse:
+    """`{"user": "…"}`: everything of a user's feedback goes, from the database and from this gateway's memory."""
+    authorize(request)
+    form = await _read(request, _User)
+    request.app.state.answers.forget(form.user)
+    deleted, left = await asyncio.to_thread(request.app.state.feedback.erase, form.user)
+    return JSONResponse({"deleted": deleted, "left": left})
+
+
 ADMIN_ROUTES = [
+    Route("/admin/feedback/erase", erase_feedback, methods=["POST"]),
     Route("/admin/personas/{name}", show),
     Route("/admin/personas/{name}/promote", promote, methods=["POST"]),
     Route("/admin/personas/{name}/canary", canary, methods=["POST"]),

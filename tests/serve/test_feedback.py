@@ -16,11 +16,8 @@ from personas.home import Home
 from serve.cli import app
 from serve.feedback import Answers, Kept
 
-ASK = {
-    "model": "ironman",
-    "messages": [{"role": "user", "content": "내 번호는 010-1234-5678이야, 외워 둬"}],
-    "user": "u1",
-}
+SAID = [{"role": "user", "content": "내 번호는 010-1234-5678이야, 외워 둬"}]
+ASK = {"model": "ironman", "messages": SAID, "user": "u1"}
 TEXT = "그래, 외웠어. 근데 tony@stark.com으로도 보내."
 
 
@@ -98,6 +95,19 @@ def test_bad_words(home: Home, word: Any, status: int, code: str) -> None:
             body = word if isinstance(word, str) else json.dumps(word)
             reply = await client.post("/v1/feedback", content=body)
             assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
+
+    run(test)
+
+
+def test_erasing_over_the_admin_api_empties_memory_too(home: Home, tmp_path: Path) -> None:
+    async def test() -> None:
+        publish_versions(home, tmp_path, 1)
+        async with gateway_over(engine) as client:
+            word = {"id": await answer(client, True), "thumb": "up", "consent": True}
+            await client.post("/v1/feedback", json=word)
+            erased = await client.post("/admin/feedback/erase", json={"user": "u1"})
+            assert erased.json() == {"deleted": 1, "left": 0}
+            assert (await client.post("/v1/feedback", json=word)).status_code == 404
 
     run(test)
 
