@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 
 import aiohttp
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 
 from serve.engine import Engine
 from serve.errors import ApiError, EngineLost, EngineNotReady
@@ -57,12 +57,14 @@ class Upstream:
             raise EngineLost("the engine went away before it answered; ask again") from error
 
 
-async def relay(upstream: Upstream, path: str, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-    """Pass one POST to the engine and its reply back, chunk by chunk as it comes.
+async def relay(upstream: Upstream, path: str, body: bytes, receive: Receive, send: Send) -> None:
+    """Pass one POST to the engine and its reply back, chunk by chunk as it comes."""
+    await while_connected(_pass_reply(upstream, path, body, send), receive)
 
-    A client that goes away ends the request at the engine, too, which stops generating.
-    """
-    work = asyncio.create_task(_pass_reply(upstream, path, body, send))
+
+async def while_connected(answering: Coroutine[None, None, None], receive: Receive) -> None:
+    """Answer until it is done or the client goes away, which ends the request at the engine, too."""
+    work = asyncio.create_task(answering)
     gone = asyncio.create_task(_disconnected(receive))
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -82,7 +84,8 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _headers(raw: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def kept_headers(raw: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """The engine's headers that its client gets."""
     lower = {key.lower().encode(): value.encode("latin-1") for key, value in raw.items()}
     return [(key, lower[key]) for key in _KEPT if key in lower]
 
@@ -90,7 +93,7 @@ def _headers(raw: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 async def _pass_reply(upstream: Upstream, path: str, body: bytes, send: Send) -> None:
     async with await upstream.request("POST", path, body) as reply:
         streaming = reply.content_type == "text/event-stream"
-        headers = _headers(reply.headers)
+        headers = kept_headers(reply.headers)
         if streaming:
             await send({"type": "http.response.start", "status": reply.status, "headers": headers})
             await _pass_stream(reply, send)

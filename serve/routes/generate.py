@@ -8,8 +8,9 @@ from starlette.types import Receive, Scope, Send
 from serve.catalog import Catalog
 from serve.errors import BadRequest, BodyTooLarge
 from serve.feedback import Answers, Kept
+from serve.guard import Guarded, applies
 from serve.prompt import for_persona
-from serve.upstream import Upstream, relay
+from serve.upstream import Upstream, relay, while_connected
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:
@@ -84,4 +85,9 @@ class Generate:
             body = json.dumps(changed, ensure_ascii=False).encode("utf-8", "surrogatepass")
             kept = Kept(target.persona.name, target.version, user, payload)
             send = self._answers.watch(send, kept)
-        await relay(self._upstream, scope["path"], body, scope, receive, send)
+            guard = target.persona.guard
+            if guard and applies(guard, scope["path"], changed):
+                guarded = Guarded(self._upstream, guard, scope["path"], changed, kept, self._catalog.own_engine)
+                await while_connected(guarded.run(send), receive)
+                return
+        await relay(self._upstream, scope["path"], body, receive, send)
