@@ -11,8 +11,10 @@ from personas.home import Home
 from personas.lang import say
 from personas.loader import SETTINGS_FILE, load_personas, personas_root
 from personas.schema import is_name
+from personas.versions_cli import mount
 
 app = make_app(say("페르소나를 보고, 검사하고, 만듭니다", "See, check and make personas"))
+mount(app)
 
 _NEW = """\
 name: {name}

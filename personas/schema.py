@@ -1,7 +1,7 @@
 """What a persona is: the fields of `persona.yaml`. Unknown fields are errors, so a typo is never silently ignored."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -33,6 +33,18 @@ class Sampling(BaseModel):
     stop: list[str] | None = None
 
 
+class Guard(BaseModel):
+    """What language a persona must speak, and what happens to a sentence in another one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    language: Literal["ko"] = "ko"
+    threshold: float = Field(0.3, gt=0, le=1, description="share of English letters that makes a sentence drift")
+    tries: int = Field(2, ge=0, le=4, description="new answers from the last good sentence on")
+    allow: list[Text] = Field(default_factory=list, description="words in Latin letters that always pass")
+    fallback: Text = Field("지금은 한국어로 대답이 잘 나오지 않네요. 다시 한번 물어봐 주시겠어요?")
+
+
 class Persona(BaseModel):
     """One character: how it is shown, what it is told, how it samples and which base model carries it.
 
@@ -48,4 +60,5 @@ class Persona(BaseModel):
     questions: list[Text] = Field(default_factory=list, description="example questions of the chat page", max_length=8)
     system_prompt: Text
     sampling: Sampling = Field(default_factory=Sampling)
+    guard: Guard | None = Field(None, description="the language guard; none where it is left out")
     base: str = Field(EMBEDDED_BASE, description="embedded:NAME, a local folder, or a hub id")

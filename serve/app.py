@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from personas.adapters import AdapterStore
+from personas.feedback_store import FeedbackStore
 from personas.loader import personas_root
 from personas.registry import Registry
 from serve.access import Access
@@ -17,13 +18,17 @@ from serve.call import Call, Record
 from serve.catalog import Catalog
 from serve.engine import Engine
 from serve.errors import ApiError, answer_crash, answer_error, answer_method, answer_not_found
+from serve.feedback import Answers, keep_answers
 from serve.gateway import Gateway, count_call, log_call
+from serve.guard import guard_replies
 from serve.metrics import Metrics
-from serve.routes import admin
+from serve.routes import admin, versions
+from serve.routes.feedback import give_feedback
 from serve.routes.generate import Generate
 from serve.routes.models import get_model, list_models
 from serve.routes.status import health, ready, show_metrics
 from serve.settings import Settings, is_loopback
+from serve.sweep import sweep
 from serve.upstream import Upstream
 from serve.usage import Usage
 
@@ -40,6 +45,8 @@ class State:
     usage: Usage
     metrics: Metrics
     generate: Generate
+    answers: Answers
+    feedback: FeedbackStore
 
 
 def make_app(settings: Settings, engine: Engine) -> Gateway:
@@ -49,14 +56,16 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     access = Access(settings.home.database, required=not is_loopback(settings.host))
     upstream, usage, metrics = Upstream(settings, engine), Usage(settings.home.database), Metrics()
     generate = Generate(upstream, catalog, settings)
-    state = State(settings, engine, upstream, catalog, access, usage, metrics, generate)
-    # Hooks on the way to the engine, in this order: generate.hooks += [context, guard]
+    answers, feedback = Answers(), FeedbackStore(settings.home.database)
+    state = State(settings, engine, upstream, catalog, access, usage, metrics, generate, answers, feedback)
+    generate.hooks += [keep_answers(answers), guard_replies(upstream, catalog.own_engine)]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await upstream.open()
         await engine.start()
         tasks = [asyncio.create_task(work()) for work in (access.keep_fresh, usage.keep_writing, app.end_slow_readers)]
+        tasks.append(asyncio.create_task(sweep(upstream, catalog)))
         try:
             yield
         finally:
@@ -68,6 +77,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
             await engine.stop()
             usage.close()
             access.close()
+            feedback.close()
             registry.close()
 
     routes = [
@@ -76,7 +86,9 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
         Route("/metrics", show_metrics),
         Route("/v1/models", list_models),
         Route("/v1/models/{id}", get_model),
+        Route("/v1/feedback", give_feedback, methods=["POST"]),
         *admin.ROUTES,
+        *versions.ROUTES,
     ]
     handlers = {ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash}
     other = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.types import Send
+
 from serve.access import Key
 from serve.catalog import Target
 from serve.upstream import Filter, Reply
@@ -13,6 +15,9 @@ from serve.upstream import Filter, Reply
 class Call:
     """What is known of a request. `began`: loop seconds. `stages`: name and loop seconds of each stage's end.
 
+    `wraps`: each is put around the ASGI `send`. `answer`: answers in the relay's place (the guard). `drifts`: what the
+    guard turned back. `strip_usage`: the usage event is asked for by us, not by the client.
+
     `payload` is what the engine gets, with the persona's prompt and sampling; a hook may change it. It is None for a
     request to the bare base, whose bytes go on as they are. `asked` is the client's own JSON.
     """
@@ -21,18 +26,29 @@ class Call:
     route: str
     began: float
     key: Key | None = None
+    client: str = ""
+    asked_user: str = ""  # the request's own `user` field
     name: str = ""
     target: Target | None = None
     asked: dict[str, Any] | None = None
     payload: dict[str, Any] | None = None
     stream: bool = False
     filters: list[Filter] = field(default_factory=list)
+    wraps: list[Callable[[Send], Send]] = field(default_factory=list)
+    answer: Callable[[Send], Awaitable[None]] | None = None
+    drifts: list[str] = field(default_factory=list)
+    strip_usage: bool = False
     reply: Reply = field(default_factory=Reply)
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     stages: list[tuple[str, float]] = field(default_factory=list)
     context: dict[str, Any] = field(default_factory=dict)
     extra: str = ""  # header lines for the engine
     abort: Callable[[], None] | None = None
+
+    @property
+    def user(self) -> str:
+        """Who asks: the request's `user` field, else the key that it came with, else the client's address."""
+        return self.asked_user or (self.key.id if self.key else self.client)
 
     @property
     def model(self) -> str:

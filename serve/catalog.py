@@ -1,6 +1,7 @@
 """Which names the gateway admits, and what the engine calls them."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Catalog:
         self._home = settings.home
         self._read: dict[str, tuple[int, Persona]] = {}
         self._verified: set[tuple[str, int]] = set()
+        self.used: dict[str, float] = {}  # when (monotonic) a version was last asked for, by its engine name
 
     def persona(self, name: str) -> Persona:
         """A persona of this base by name; its file is read again when it has changed.
@@ -66,8 +68,8 @@ class Catalog:
                 found += [name, *(version_id(name, v) for v in self.registry.versions(name))]
         return [*found, self.base_name]
 
-    async def resolve(self, name: str) -> Target:
-        """What the engine is to be asked for.
+    async def resolve(self, name: str, user: str = "") -> Target:
+        """What the engine is to be asked for; `user` decides whether a canary answers.
 
         Raises:
             ModelNotFound: not an admitted name.
@@ -77,13 +79,24 @@ class Catalog:
             return Target(None, self.base_name)
         asked = parse_version_id(name)
         persona = self.persona(asked[0] if asked else name)
-        version = asked[1] if asked else self.registry.live(name)
+        version = asked[1] if asked else self.registry.route(name).version_for(user)
         if version is None or not self.own_engine:
             return Target(persona, self.base_name)
-        if not self.registry.has(persona.name, version):
-            raise ModelNotFound(f"The model '{name}' does not exist", param="model")
-        await self._verify(persona.name, version)
-        return Target(persona, version_id(persona.name, version), version)
+        await self.check(persona.name, version)
+        target = Target(persona, version_id(persona.name, version), version)
+        self.used[target.engine_model] = time.monotonic()
+        return target
+
+    async def check(self, persona: str, version: int) -> None:
+        """See that a version can be served.
+
+        Raises:
+            ModelNotFound: not registered.
+            AdapterMismatch: damaged, or it does not fit the base that is served.
+        """
+        if not self.registry.has(persona, version):
+            raise ModelNotFound(f"The model '{version_id(persona, version)}' does not exist", param="model")
+        await self._verify(persona, version)
 
     async def _verify(self, persona: str, version: int) -> None:
         """Check a version against the base, once in the life of this process (versions never change)."""

@@ -5,9 +5,11 @@
     ├── Unauthorized    401  no valid API key
     ├── Forbidden       403  the key or the page may not do this
     ├── ModelNotFound   404  no such persona, version or base
+    ├── AnswerNotFound  404  feedback on an answer that is not kept (any more)
     ├── RouteNotFound   404
     ├── MethodNotAllowed 405
     ├── AdapterMismatch 409  the version does not fit this base
+    ├── Conflict        409  the registry cannot make this move
     ├── RequestTimeout  408  the body did not come
     ├── BodyTooLarge    413
     ├── RateLimited     429  a limit is reached (Retry-After)
@@ -101,6 +103,14 @@ class ModelNotFound(ApiError):
     code = "model_not_found"
 
 
+class AnswerNotFound(ApiError):
+    """Feedback on an answer that is not kept (any more)."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "answer_not_found"
+
+
 class RouteNotFound(ApiError):
     """No such route."""
 
@@ -123,6 +133,14 @@ class AdapterMismatch(ApiError):
     status = 409
     type = "invalid_request_error"
     code = "adapter_mismatch"
+
+
+class Conflict(ApiError):
+    """The registry cannot make this move."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
 
 
 class BodyTooLarge(ApiError):

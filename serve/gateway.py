@@ -101,7 +101,7 @@ class Gateway:
         headers = dict(scope["headers"])
         path = call.route
         if path not in _OPEN:
-            client = scope["client"][0] if scope.get("client") else ""
+            call.client = client = scope["client"][0] if scope.get("client") else ""
             needed = "chat" if path in self._generates else scope_for(path)
             call.key = await self._access.check(headers.get(b"authorization", b""), needed, client)
             if call.key is None and from_a_page(headers):

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from starlette.types import Send
@@ -138,6 +139,15 @@ class Upstream:
             raise
         return last, wire
 
+    @contextlib.asynccontextmanager
+    async def asking(self, path: str, body: bytes, extra: str = "") -> AsyncIterator[Wire]:
+        """`ask`, with the connection given back at the end."""
+        backend, wire = await self.ask(path, body, extra)
+        try:
+            yield wire
+        finally:
+            self.done(backend, wire)
+
     async def get(self, path: str) -> bytes:
         """The body of one of the first engine's own pages.
 
@@ -152,7 +162,7 @@ class Upstream:
             backend.in_flight -= 1
             raise
         try:
-            return await _whole(wire)
+            return await read_whole(wire)
         finally:
             self.done(backend, wire)
 
@@ -166,6 +176,16 @@ class Upstream:
         """Give a connection back; one that is in the middle of a reply is ended, which stops the engine's work."""
         backend.in_flight -= 1
         backend.give_back(wire)
+
+
+def kept_headers(wire: Wire) -> list[tuple[bytes, bytes]]:
+    """The engine's headers that its client gets."""
+    return [(name, wire.headers[name]) for name in _KEPT if name in wire.headers]
+
+
+def streams(wire: Wire) -> bool:
+    """Whether a reply is a stream of events."""
+    return wire.headers.get(b"content-type", b"").startswith(b"text/event-stream")
 
 
 async def relay(
@@ -183,14 +203,14 @@ async def relay(
         filters: each sees what the one before let through.
         strip_usage: the client did not ask for the usage event that the gateway asked for.
     """
-    headers += [(name, wire.headers[name]) for name in _KEPT if name in wire.headers]
+    headers += kept_headers(wire)
     reply.status = wire.status
-    if wire.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+    if streams(wire):
         reply.started = True
         await send({"type": "http.response.start", "status": wire.status, "headers": headers})
         await _pass_stream(wire, send, reply, filters, strip_usage)
         return
-    body = await _whole(wire)
+    body = await read_whole(wire)
     if wire.status == 200:
         reply.read_usage(body)
         for each in filters:
@@ -201,7 +221,8 @@ async def relay(
     await send({"type": "http.response.body", "body": body})
 
 
-async def _whole(wire: Wire) -> bytes:
+async def read_whole(wire: Wire) -> bytes:
+    """The rest of a reply that is no stream."""
     parts: list[bytes] = []
     size = 0
     while part := await wire.read():

@@ -65,13 +65,24 @@ class Gateway:
         cards: list[dict[str, Any]] = reply.json()["data"]
         return [Speaker(card["id"], **card["persona"]) for card in cards if "persona" in card and "@" not in card["id"]]
 
-    async def reply(self, name: str, messages: list[ChatCompletionMessageParam]) -> AsyncIterator[str]:
-        """The reply's text, piece by piece; closing the iterator ends the request.
+    async def reply(
+        self, name: str, messages: list[ChatCompletionMessageParam], user: str
+    ) -> AsyncIterator[tuple[str, str]]:
+        """The reply as (answer's id, text), piece by piece; closing the iterator ends the request.
 
         Raises:
             openai.OpenAIError: refused, or cut off in mid-stream.
         """
-        async with await self._openai.chat.completions.create(model=name, messages=messages, stream=True) as stream:
+        asked = self._openai.chat.completions.create(model=name, messages=messages, user=user, stream=True)
+        async with await asked as stream:
             async for chunk in stream:
                 if chunk.choices and (piece := chunk.choices[0].delta.content):
-                    yield piece
+                    yield chunk.id, piece
+
+    async def feedback(self, answer: str, user: str, consent: bool, **said: str) -> bool:
+        """Send a thumb or a correction; whether it was taken."""
+        word = {"id": answer, "user": user, "consent": consent, **said}
+        try:
+            return (await self._http.post("/v1/feedback", json=word)).status_code == 200
+        except httpx.HTTPError:
+            return False

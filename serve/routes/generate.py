@@ -31,6 +31,7 @@ class Head(msgspec.Struct):
     n: Any = None
     best_of: Any = None
     prompt: Any = None
+    user: Any = None
 
 
 _HEAD = msgspec.json.Decoder(Head)
@@ -142,13 +143,18 @@ class Generate:
             watcher.cancel()
 
     async def _answer(self, body: bytes, call: Call, send: Send) -> None:
-        body, strip = await self._prepare(body, call)
+        body, call.strip_usage = await self._prepare(body, call)
         loop = asyncio.get_running_loop()
         call.stages.append(("prepare", loop.time()))
+        for wrap in call.wraps:
+            send = wrap(send)
+        if call.answer is not None:
+            await call.answer(send)
+            return
         backend, wire = await self._upstream.ask(call.route, body, call.extra)
         call.stages.append(("engine", loop.time()))
         try:
-            await relay(wire, send, call.reply, call.headers, call.filters, strip)
+            await relay(wire, send, call.reply, call.headers, call.filters, call.strip_usage)
         finally:
             self._upstream.done(backend, wire)
             call.stages.append(("reply", loop.time()))
@@ -162,7 +168,8 @@ class Generate:
         call.name, call.stream = head.model, bool(head.stream)
         if call.key is not None:
             call.key.may_ask(head.model.partition("@")[0])
-        call.target = target = await self._catalog.resolve(head.model)
+        call.asked_user = head.user if isinstance(head.user, str) else ""
+        call.target = target = await self._catalog.resolve(head.model, call.user)
         asks_usage = isinstance(head.stream_options, dict) and bool(head.stream_options.get("include_usage"))
         add_usage = call.stream and not asks_usage and call.route != "/v1/responses"
         if target.persona is None:
@@ -170,10 +177,10 @@ class Generate:
         call.asked = read_payload(body)
         own = self._catalog.own_engine
         call.payload = for_persona(call.asked, target.persona, target.engine_model, own)
-        for hook in self.hooks:
-            await hook(call)
         if add_usage:
             call.payload["stream_options"] = {**(head.stream_options or {}), "include_usage": True}
+        for hook in self.hooks:
+            await hook(call)
         return orjson.dumps(call.payload), add_usage
 
     def _bare(self, body: bytes, call: Call, head: Head, add_usage: bool) -> tuple[bytes, bool]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import openai
 from openai.types.chat import ChatCompletionMessageParam
 
 from ui.client import EngineState, Gateway, Speaker
+from ui.tabs.words import Words
 from ui.texts import Texts
 
 History = list[dict[str, Any]]
@@ -58,7 +60,8 @@ class ChatTab:
             engine = gr.HTML(elem_id="engine", padding=False)
         who = gr.Radio(label=t.persona, elem_id="who")
         about = gr.HTML(elem_id="about", padding=False)
-        chat = gr.Chatbot(show_label=False, elem_id="chat", height="55vh", buttons=["copy"], feedback_options=None)
+        chat = gr.Chatbot(show_label=False, elem_id="chat", height="55vh", buttons=["copy"], editable="all",
+                          feedback_options=("Like", "Dislike"))  # fmt: skip
         with gr.Row(equal_height=True):
             ask = gr.Textbox(placeholder=t.ask, show_label=False, scale=8, autofocus=True, elem_id="ask", max_lines=6)
             send = gr.Button(t.send, variant="primary", min_width=80, elem_id="send")
@@ -66,10 +69,12 @@ class ChatTab:
         with gr.Row():
             retry = gr.Button(t.retry, size="sm", elem_id="retry")
             clear = gr.Button(t.clear, size="sm", elem_id="clear")
+        consent = gr.Checkbox(label=t.consent, container=False, elem_id="consent")
+        me = gr.BrowserState(storage_key="gamyeon-user", secret="gamyeon")  # noqa: S106 - an anonymous id, no secret
 
         busy = {"fn": self._busy, "outputs": [send, stop], "show_progress": "hidden", "queue": False}
         idle = {"fn": self._idle, "outputs": [send, stop], "show_progress": "hidden", "queue": False}
-        answer = {"fn": self._answer, "inputs": [who, chat], "outputs": chat, "show_progress": "hidden"}
+        answer = {"fn": self._answer, "inputs": [who, chat, me], "outputs": chat, "show_progress": "hidden"}
         answers = []
         asked = gr.on(
             [ask.submit, send.click], self._say, [ask, chat], [ask, chat], show_progress="hidden", queue=False
@@ -84,6 +89,10 @@ class ChatTab:
         who.change(self._about, who, about, show_progress="hidden", queue=False)
         for event in (who.change, clear.click, chat.clear):
             event(self._greet, who, chat, cancels=answers, show_progress="hidden", queue=False).then(**idle)
+        page.load(lambda user: user or secrets.token_hex(8), me, me, show_progress="hidden", queue=False)
+        words = Words(self._gateway, t)
+        chat.like(words.like, [chat, me, consent], None, show_progress="hidden")
+        chat.edit(words.edit, [chat, me, consent], chat, show_progress="hidden")
         page.load(self._open, None, [who, chat], show_progress="hidden")
         timer = gr.Timer(1.0)
         gr.on([page.load, timer.tick], self._engine_state, None, engine, show_progress="hidden", queue=False)
@@ -126,7 +135,7 @@ class ChatTab:
     def _pick(self, history: History, chosen: gr.SelectData) -> History:
         return [*history, {"role": "user", "content": chosen.value}]
 
-    async def _answer(self, who: str, history: History) -> AsyncIterator[History]:
+    async def _answer(self, who: str, history: History, user: str) -> AsyncIterator[History]:
         """Wait for the engine, saying how far it is, then stream the reply."""
         messages = to_messages(history)
         if not messages or messages[-1]["role"] != "user":
@@ -136,9 +145,9 @@ class ChatTab:
             await asyncio.sleep(0.5)
         text = ""
         try:
-            async for piece in self._gateway.reply(who, messages):
+            async for answer, piece in self._gateway.reply(who, messages, user):
                 text += piece
-                yield [*history, {"role": "assistant", "content": text}]
+                yield [*history, {"role": "assistant", "content": text, "metadata": {"id": answer}}]
         except openai.APIStatusError as error:
             yield [*history, self._note(f"{self._t.failed}: {error.message}")]
         except openai.OpenAIError:

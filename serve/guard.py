@@ -1,0 +1,258 @@
+"""The language guard: a persona's reply is checked sentence by sentence before its reader sees it.
+
+A sentence that drifts from Korean is never sent. The answer is asked for again from the last good sentence, first
+with a firmer instruction and a lower temperature, then with an output in which no other script can be spelled.
+When the tries are over, the reply ends at its last good sentence, or is the persona's fallback.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import Counter
+from starlette.types import Send
+
+from personas.schema import Guard
+from serve.call import Call, Hook
+from serve.errors import ApiError, EngineLost
+from serve.language import Sentences, first_drift, judge
+from serve.prompt import Payload
+from serve.upstream import Upstream, kept_headers, read_whole, streams
+from serve.wire import Wire
+
+SENTENCES = Counter("gamyeon_guard_sentences", "Sentences that the language guard looked at", ["model", "drift"])
+REPLIES = Counter("gamyeon_guard_replies", "Guarded replies by outcome", ["model", "outcome"])
+
+_STEERING = "중요: 반드시 한국어(한글)로만 답합니다. 영어, 한자, 일본어 문장은 쓰지 않습니다."
+# What the last try may spell: everything but Latin letters, Kana and Chinese characters.
+_HANGUL_ONLY = "[^A-Za-z\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]*"
+_OWN_WAY = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_logprobs", "echo")
+
+
+def applies(guard: Guard | None, path: str, payload: Payload) -> bool:
+    """Whether a reply is guarded: plain chat with one choice."""
+    return (
+        guard is not None
+        and path.endswith("/chat/completions")
+        and payload.get("n") in (None, 1)
+        and not any(payload.get(key) for key in _OWN_WAY)
+    )
+
+
+def steered(payload: Payload, good: str, attempt: int, vllm: bool, spent: int) -> Payload:
+    """The request for another try: it goes on after `good`, more firmly each time."""
+    system, *rest = payload["messages"]
+    made = {**payload, "messages": [{**system, "content": f"{system['content']}\n\n{_STEERING}"}, *rest]}
+    made["temperature"] = min(payload.get("temperature") or 0.7, 0.3)
+    if isinstance(seed := payload.get("seed"), int):
+        made["seed"] = seed + attempt
+    if (limit := payload.get("max_tokens")) is not None:
+        made["max_tokens"] = max(1, limit - spent)
+    if good.strip():
+        made["messages"] = [*made["messages"], {"role": "assistant", "content": good}]
+        if vllm:
+            made |= {"continue_final_message": True, "add_generation_prompt": False}
+    if vllm and attempt > 1:
+        made["structured_outputs"] = {"regex": _HANGUL_ONLY}
+    return made
+
+
+async def _events(wire: Wire) -> AsyncIterator[dict[str, Any]]:
+    """The JSON of each event; bytes are put together to whole events before they are decoded."""
+    held = b""
+    while chunk := await wire.read():
+        *whole, held = (held + chunk).split(b"\n\n")
+        for event in whole:
+            if event.startswith(b"data: {"):
+                yield json.loads(event[6:])
+
+
+@dataclass
+class Guarded:
+    """One guarded reply."""
+
+    upstream: Upstream
+    guard: Guard
+    call: Call
+    vllm: bool = True
+    good: str = ""
+    spent: int = 0  # tokens of accepted sentences, about: one event of the engine is one token
+    _first: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def payload(self) -> Payload:
+        assert self.call.payload is not None
+        return self.call.payload
+
+    @property
+    def _model(self) -> str:
+        return str(self.payload["model"])
+
+    def _drift(self, sentence: str) -> bool:
+        drift = judge(sentence, self.guard.threshold, self._allowed).drift
+        SENTENCES.labels(self._model, drift or "none").inc()
+        if drift:
+            self.call.drifts.append(self.good + sentence)
+        return bool(drift)
+
+    @property
+    def _allowed(self) -> frozenset[str]:
+        return frozenset(word.lower() for word in self.guard.allow)
+
+    def _body(self, attempt: int) -> bytes:
+        made = steered(self.payload, self.good, attempt, self.vllm, self.spent) if attempt else self.payload
+        return json.dumps(made, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+    def _asking(self, attempt: int) -> AbstractAsyncContextManager[Wire]:
+        return self.upstream.asking(self.call.route, self._body(attempt), self.call.extra)
+
+    async def run(self, send: Send) -> None:
+        """Answer the request."""
+        await (self._stream(send) if self.payload.get("stream") else self._whole(send))
+
+    async def _whole(self, send: Send) -> None:
+        total = 0
+        for attempt in range(self.guard.tries + 1):
+            async with self._asking(attempt) as wire:
+                raw, status = await read_whole(wire), wire.status
+                headers = [*self.call.headers, *kept_headers(wire)]
+            if status != 200:
+                if attempt:
+                    break
+                await self._send_whole(send, status, headers, raw)
+                return
+            answer = json.loads(raw)
+            self._first = self._first or answer
+            total += answer.get("usage", {}).get("completion_tokens", 0)
+            text = answer["choices"][0]["message"].get("content") or ""
+            before, bad, drift = first_drift(text, self.guard.threshold, self._allowed)
+            SENTENCES.labels(self._model, drift or "none").inc()
+            if not bad:
+                if attempt:
+                    answer["choices"][0]["message"]["content"] = self.good + text
+                    raw = json.dumps({**answer, "id": self._first["id"], "usage": _usage(answer, self._first, total)},
+                                     ensure_ascii=False).encode()  # fmt: skip
+                REPLIES.labels(self._model, "mended" if attempt else "clean").inc()
+                await self._send_whole(send, 200, headers, raw)
+                return
+            self.call.drifts.append(self.good + before + bad)
+            self.good += before
+            self.spent = len(self.good)
+        REPLIES.labels(self._model, "cut" if self.good else "fallback").inc()
+        last = self._first["choices"][0]
+        last["message"]["content"] = self.good.rstrip() or self.guard.fallback
+        last["finish_reason"] = "stop"
+        self._first["usage"] = _usage(self._first, self._first, total)
+        await self._send_whole(send, 200, headers, json.dumps(self._first, ensure_ascii=False).encode())
+
+    async def _stream(self, send: Send) -> None:
+        try:
+            for attempt in range(self.guard.tries + 1):
+                async with self._asking(attempt) as wire:
+                    headers = [*self.call.headers, *kept_headers(wire)]
+                    if not streams(wire):
+                        if attempt:
+                            break
+                        await self._send_whole(send, wire.status, headers, await read_whole(wire))
+                        return
+                    if not attempt:
+                        self.call.reply.status, self.call.reply.started = wire.status, True
+                        await send({"type": "http.response.start", "status": wire.status, "headers": headers})
+                    if await self._pass_good(wire, send):
+                        REPLIES.labels(self._model, "mended" if attempt else "clean").inc()
+                        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+                        return
+            await self._give_up(send)
+        except ApiError as error:
+            if not self.call.reply.started:
+                raise
+            self.call.reply.status = error.status
+            await send({"type": "http.response.body", "body": b"data: " + error.body() + b"\n\n"})
+
+    async def _pass_good(self, wire: Wire, send: Send) -> bool:
+        """Send sentences as they become whole and prove good; False at the first that drifts."""
+        splitter, pending = Sentences(), 0
+        async for event in _events(wire):
+            if "error" in event:
+                raise EngineLost(f"the engine broke off: {event['error'].get('message', '')}")
+            choice = next(iter(event.get("choices") or []), None)
+            if not self._first:
+                self._first = event
+            text = choice["delta"].get("content") if choice else None
+            ends = choice is not None and choice.get("finish_reason")
+            pending += bool(text)
+            sentences = splitter.feed(text or "") + (splitter.flush() if ends else [])
+            for sentence, code in sentences:
+                if not code and self._drift(sentence):
+                    return False
+                self.good += sentence
+                self.spent, pending = self.spent + pending, 0
+                if choice is not None and not ends:
+                    await self._text(send, event, sentence)
+            if ends and choice is not None:
+                choice["delta"]["content"] = "".join(sentence for sentence, _ in sentences)
+                await self._event(send, event)
+            elif choice is None:
+                await self._usage_event(send, event)
+            elif not text and event is self._first:
+                await self._event(send, event)  # the role in front
+        return True
+
+    async def _text(self, send: Send, event: dict[str, Any], text: str) -> None:
+        choice = {**event["choices"][0], "delta": {"content": text}}
+        await self._event(send, {**event, "choices": [choice]})
+
+    async def _event(self, send: Send, event: dict[str, Any]) -> None:
+        """One event under the id of the first try: to its reader this is one reply."""
+        if "id" in self._first and "id" in event:
+            event = {**event, "id": self._first["id"]}
+        data = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+        reply, loop = self.call.reply, asyncio.get_running_loop()
+        reply.events += 1
+        reply.first = reply.first or loop.time()
+        reply.sending_since = loop.time()
+        await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
+        reply.sending_since = 0.0
+
+    async def _usage_event(self, send: Send, event: dict[str, Any]) -> None:
+        self.call.reply.read_usage(json.dumps(event).encode())
+        if not self.call.strip_usage:
+            await self._event(send, event)
+
+    async def _send_whole(self, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        reply = self.call.reply
+        reply.status, reply.started = status, True
+        reply.read_usage(body)
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _give_up(self, send: Send) -> None:
+        REPLIES.labels(self._model, "cut" if self.good else "fallback").inc()
+        text = "" if self.good else self.guard.fallback
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
+        await self._event(send, {**self._first, "choices": [choice]})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+def _usage(answer: dict[str, Any], first: dict[str, Any], completion: int) -> dict[str, Any]:
+    prompt = first.get("usage", {}).get("prompt_tokens", 0)
+    return {**answer.get("usage", {}), "prompt_tokens": prompt, "completion_tokens": completion,
+            "total_tokens": prompt + completion}  # fmt: skip
+
+
+def guard_replies(upstream: Upstream, vllm: bool) -> Hook:
+    """A hook that lets the guard answer for a persona that asks for it."""
+
+    async def hook(call: Call) -> None:
+        assert call.target
+        assert call.target.persona
+        assert call.payload is not None
+        guard = call.target.persona.guard
+        if guard and applies(guard, call.route, call.payload):
+            call.answer = Guarded(upstream, guard, call, vllm).run
+
+    return hook
