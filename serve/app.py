@@ -26,7 +26,7 @@ from serve.routes import admin, versions
 from serve.routes.feedback import give_feedback
 from serve.routes.generate import Generate
 from serve.routes.models import get_model, list_models
-from serve.routes.status import health, ready, show_metrics
+from serve.routes.status import health, ready, show_metrics, show_openapi
 from serve.settings import Settings, is_loopback
 from serve.sweep import sweep
 from serve.upstream import Upstream
@@ -84,6 +84,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", show_metrics),
+        Route("/openapi.json", show_openapi),
         Route("/v1/models", list_models),
         Route("/v1/models/{id}", get_model),
         Route("/v1/feedback", give_feedback, methods=["POST"]),
