@@ -13,7 +13,8 @@ from serve.upstream import Filter, Reply
 
 @dataclass
 class Call:
-    """What is known of a request. `began`: loop seconds. `stages`: name and loop seconds of each stage's end.
+    """What is known of a request. Times are of `time.monotonic`
+    (uvloop's own clock counts whole milliseconds). `stages`: name and time of each stage's end.
 
     `wraps`: each is put around the ASGI `send`. `answer`: answers in the relay's place (the guard). `drifts`: what the
     guard turned back. `strip_usage`: the usage event is asked for by us, not by the client.
@@ -43,6 +44,7 @@ class Call:
     stages: list[tuple[str, float]] = field(default_factory=list)
     context: dict[str, Any] = field(default_factory=dict)
     extra: str = ""  # header lines for the engine
+    span: Any = None  # OpenTelemetry's, where traces are on
     abort: Callable[[], None] | None = None
 
     @property

@@ -5,11 +5,11 @@ with a firmer instruction and a lower temperature, then with an output in which 
 When the tries are over, the reply ends at its last good sentence, or is the persona's fallback.
 """
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from prometheus_client import Counter
@@ -210,10 +210,10 @@ class Guarded:
         if "id" in self._first and "id" in event:
             event = {**event, "id": self._first["id"]}
         data = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
-        reply, loop = self.call.reply, asyncio.get_running_loop()
+        reply = self.call.reply
         reply.events += 1
-        reply.first = reply.first or loop.time()
-        reply.sending_since = loop.time()
+        reply.first = reply.first or monotonic()
+        reply.sending_since = monotonic()
         await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
         reply.sending_since = 0.0
 
