@@ -15,6 +15,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from personas.feedback_store import Feedback, FeedbackStore
 from personas.home import Home
+from serve.engine import free_port
 from ui.tabs.words import answer_id
 
 HISTORY = [
@@ -55,11 +56,11 @@ def use(page: Page) -> None:
 
 
 def in_browser(url: str, output: Path) -> None:
-    command = [sys.executable, "-m", "ui.cli", "--gateway", url, "--port", "0", "--lang", "en"]
+    command = [sys.executable, "-m", "ui.cli", "--gateway", url, "--port", str(free_port()), "--lang", "en"]
     with output.open("w") as file:
         child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     try:
-        address = line_with(output, "page", child)  # type: ignore[arg-type]
+        address = line_with(output, "✓ page", child)  # type: ignore[arg-type]
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),
