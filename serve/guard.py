@@ -14,10 +14,10 @@ import aiohttp
 from prometheus_client import Counter
 from starlette.types import Send
 
+from personas.language import Sentences, first_drift, judge
 from personas.schema import Guard
 from serve.errors import ApiError, EngineLost
 from serve.feedback import Kept
-from serve.language import Sentences, first_drift, judge
 from serve.prompt import Payload
 from serve.upstream import Upstream, kept_headers
 
