@@ -15,10 +15,10 @@ from typing import Any
 from prometheus_client import Counter
 from starlette.types import Send
 
+from personas.language import Sentences, first_drift, judge
 from personas.schema import Guard
 from serve.call import Call, Hook
 from serve.errors import ApiError, EngineLost
-from serve.language import Sentences, first_drift, judge
 from serve.prompt import Payload
 from serve.upstream import Upstream, kept_headers, read_whole, streams
 from serve.wire import Wire

@@ -6,6 +6,7 @@ import typer
 
 from personas.console import make_app, run
 from personas.lang import say
+from tune import loop_cli
 
 app = make_app(
     say("페르소나를 튜닝합니다: 데이터 → LoRA 어댑터 → 바로 서비스", "Tune personas: data → LoRA adapter → live")
@@ -57,6 +58,9 @@ def presets() -> None:
     for preset in preset_names():
         header = [line[2:] for line in (PRESETS / f"{preset}.yaml").read_text().splitlines() if line.startswith("# ")]
         print(preset, *header, sep="\n  ")
+
+
+loop_cli.mount(app)
 
 
 def main() -> None:

@@ -10,7 +10,10 @@ from transformers import TrainerCallback
 
 from personas.errors import GamyeonError
 from personas.lang import say
+from tune.preference_settings import PreferenceSettings
 from tune.settings import SftSettings
+
+_Settings = SftSettings | PreferenceSettings
 
 
 class TrainingError(GamyeonError):
@@ -20,7 +23,7 @@ class TrainingError(GamyeonError):
 class StopAtNan(TrainerCallback):  # type: ignore[misc]
     """Ends a run whose loss is no number any more; checkpoints from before stay."""
 
-    def __init__(self, settings: SftSettings) -> None:
+    def __init__(self, settings: _Settings) -> None:
         self._settings = settings
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
@@ -36,7 +39,7 @@ class StopAtNan(TrainerCallback):  # type: ignore[misc]
 
 
 @contextmanager
-def memory_explained(settings: SftSettings) -> Iterator[None]:
+def memory_explained(settings: _Settings) -> Iterator[None]:
     """Turn running out of memory, on a GPU or a CPU, into an error that names the settings that save some."""
     try:
         yield

@@ -51,7 +51,7 @@ def use(page: Page) -> None:
     box.fill("아크 원자로 도면이야. 010-1234-5678로 물어봐.")
     page.get_by_label("Submit").last.click()
     expect(page.get_by_text("The next version will learn")).to_be_visible()
-    if picture := os.environ.get("GAMYEON_PICTURE"):
+    if picture := os.environ.get("PICTURE"):
         page.screenshot(path=picture)
 
 
@@ -60,7 +60,7 @@ def in_browser(url: str, output: Path) -> None:
     with output.open("w") as file:
         child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     try:
-        address = line_with(output, "page", child)  # type: ignore[arg-type]
+        address = line_with(output, "✓ page", child)  # type: ignore[arg-type]
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from personas.language import Sentences, first_drift, judge
 from personas.loader import find_persona
-from serve.language import Sentences, first_drift, judge
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""From feedback to pairs, and the whole way to a live version on the tiny model."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures_tiny import record
+
+from personas.adapters import AdapterStore, read_manifest
+from personas.bases import prepare_base
+from personas.console import run
+from personas.feedback_store import Content, Feedback, FeedbackStore
+from personas.home import Home
+from personas.registry import Registry
+from tune.cli import app
+from tune.data import DataError
+from tune.learn import gather
+from tune.preference_data import read_judged, read_pairs
+
+
+def word(number: int, prompt: str = "뭐 해?", thumb: str | None = None, **content: Any) -> Feedback:
+    said = {"messages": [{"role": "user", "content": prompt}], "answer": f"답 {number}", **content}
+    return Feedback.model_validate(
+        {"answer": str(number), "persona": "stark", "version": 1, "user": "u", "consent": True, "thumb": thumb,
+         "content": said}
+    )  # fmt: skip
+
+
+def test_a_correction_is_better_than_what_it_corrects() -> None:
+    lessons = gather([word(1, thumb="down", correction="고친 답"), word(2, correction="답 2")], [])
+    assert [(p.chosen, p.rejected, p.source) for p in lessons.pairs] == [("고친 답", "답 1", "correction")]
+    assert lessons.judged == []
+
+
+def test_liked_is_better_than_disliked_to_the_same_conversation_alone() -> None:
+    words = [word(1, thumb="up"), word(2, thumb="down"), word(3, thumb="down"), word(4, "다른 말", thumb="down")]
+    lessons = gather(words, [])
+    assert [(p.chosen, p.rejected) for p in lessons.pairs] == [("답 1", "답 2"), ("답 1", "답 3")]
+    assert [(one.answer, one.good) for one in lessons.judged] == [("답 4", False)]
+    assert lessons.sources() == {"thumbs": 2, "thumb down": 1}
+
+
+def test_what_the_guard_threw_away_is_worse_than_what_it_let_through() -> None:
+    words = [
+        word(1, failures=["답 1. And so on in English."]),
+        word(2, "둘", thumb="down", failures=["Bad."]),  # the answer is no good either: nothing to prefer
+        word(3, "셋", thumb="down", correction="고친 답", failures=["Worse."]),
+    ]
+    lessons = gather(words, [])
+    assert [(p.chosen, p.rejected, p.source) for p in lessons.pairs] == [
+        ("답 1", "답 1. And so on in English.", "guard"),
+        ("고친 답", "Worse.", "guard"),
+        ("고친 답", "답 3", "correction"),
+    ]
+
+
+def test_what_is_left_out_and_why() -> None:
+    no_consent = word(1, thumb="up").model_copy(update={"content": None, "consent": False})
+    broken = word(2, thumb="up").model_copy(update={"content": Content(messages=[], answer="답")})
+    lessons = gather(
+        [no_consent, broken, word(3, "시험 문제", thumb="up"), word(4, thumb="up")], [record("시험 문제", "답")]
+    )
+    assert lessons.left_out == {"no consent": 1, "no conversation": 1, "held-out": 1}
+    assert len(lessons.judged) == 1
+
+
+def test_data_files_of_every_form(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    rows = [
+        {"instruction": "물어", "context": "문서", "response": "좋은 답", "category": "qa", "rejected": "Bad"},
+        {"prompt": "물어", "chosen": "좋은 답", "rejected": "Bad"},
+        {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "물어"}],
+         "chosen": [{"role": "assistant", "content": "좋은 답"}], "rejected": [{"role": "user", "content": "Bad"}]},
+    ]  # fmt: skip
+    file.write_text("\n".join(map(json.dumps, rows)))
+    pairs = read_pairs([file])
+    assert {(p.chosen, p.rejected) for p in pairs} == {("좋은 답", "Bad")}
+    assert [p.messages[-1].content for p in pairs] == ["문서\n\n물어", "물어", "물어"]
+    file.write_text('{"prompt": "물어", "completion": "답", "label": false}')
+    assert read_judged([file])[0].good is False
+    file.write_text('{"prompt": "x", "chosen": "y"}\n{\n[]\n{"prompt": "x", "chosen": "", "rejected": "z"}')
+    with pytest.raises(DataError) as caught:
+        read_pairs([file])
+    assert [line.split(":")[-3 if "chosen" in line else 1] for line in caught.value.message.splitlines()]
+    assert len(caught.value.message.splitlines()) == 4
+    with pytest.raises(DataError, match="no data"):
+        read_pairs([])
+
+
+def persona_folder(root: Path, base: Path, gate: str) -> None:
+    folder = root / "stark"
+    folder.mkdir(parents=True)
+    (folder / "persona.yaml").write_text(
+        "name: stark\ntitle: 스타크\ndescription: 시험\ngreeting: 안녕\n"
+        f"system_prompt: 너는 토니\nbase: {base}\n{gate}",
+        encoding="utf-8",
+    )
+    (folder / "eval.jsonl").write_text(record("시험?", "그래.").model_dump_json() + "\n", encoding="utf-8")
+
+
+def tune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["tune", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run(app)
+    return int(ended.value.code or 0)
+
+
+_STEPS = ["--set", "max_steps=2", "--set", "learning_rate=0.001", "--set", "batch_size=2", "--set", "rank=4"]
+_OPEN = "gate: {least_korean: 0, most_hanja_kana: 1, least_ended: 0, most_loops: 1, most_fall: 1, max_tokens: 8}\n"
+_SHUT = "gate: {least_korean: 1, most_hanja_kana: 1, least_ended: 0, most_loops: 1, most_fall: 1, max_tokens: 8}\n"
+
+
+@pytest.mark.timeout(300)
+def test_feedback_becomes_a_live_version_or_is_kept(
+    tiny_source: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "personas"
+    monkeypatch.setenv("GAMYEON_PERSONAS", str(root))
+    prepare_base(str(tiny_source), home)
+    persona_folder(root, tiny_source, _OPEN)
+    store = FeedbackStore(home.database)
+    for number in range(3):
+        store.put(word(number, f"뭐 해 {number}?", correction=f"고친 답 {number}"))
+    for number in range(3, 7):
+        store.put(word(number, f"왜 {number}?", thumb="up" if number % 2 else "down"))
+
+    assert tune(monkeypatch, "learn", "stark", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "correction 3, thumb down 2, thumb up 2" in shown
+    assert "고친 답 1" in shown
+    assert AdapterStore(home.adapters).versions() == []
+
+    assert tune(monkeypatch, "learn", "stark", "--preset", "embedded-dpo", *_STEPS) == 0
+    registry = Registry(home.database)
+    assert registry.live("stark") == 2  # DPO on pairs, then KTO on single thumbs from there
+    manifests = [read_manifest(AdapterStore(home.adapters).folder("stark", v)) for v in (1, 2)]
+    assert [(m.recipe["name"], m.recipe["from"], m.records) for m in manifests] == [
+        ("dpo", "base", 3),
+        ("kto", "stark@v1", 4),
+    ]
+    assert manifests[0].scores["dpo_margins"] > 0
+    assert [move.why for move in registry.history("stark")] == [
+        "tune dpo: passed the gate",
+        "tune kto: passed the gate",
+    ]
+
+    (root / "stark" / "persona.yaml").write_text(
+        (root / "stark" / "persona.yaml").read_text().replace(_OPEN, _SHUT), encoding="utf-8"
+    )
+    arguments = ("dpo", "stark", "--preset", "embedded-dpo", "--loss", "ipo", *_STEPS)
+    assert tune(monkeypatch, *arguments) == 0
+    assert registry.live("stark") == 2
+    last = registry.history("stark")[-1]
+    assert (last.action, last.version) == ("refuse", 3)
+    assert "korean" in last.why
+    assert "is kept, but not live" in capsys.readouterr().out
+
+    assert tune(monkeypatch, *arguments, "--force") == 0
+    assert registry.live("stark") == 4
+    assert "--force, against the gate: korean" in registry.history("stark")[-1].why
+    assert tune(monkeypatch, "kto", "stark", "--loss", "ipo") == 1

@@ -1,0 +1,76 @@
+"""Direct preference optimisation on pairs (Rafailov et al., 2023), or IPO's loss (Azar et al., 2023), by TRL."""
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from personas.bases import Base
+from tune.faults import StopAtNan, memory_explained
+from tune.preference import (
+    CachedReferences,
+    Pair,
+    Preferred,
+    check_length,
+    finish,
+    load_policy,
+    split_ids,
+    trainer_options,
+)
+from tune.preference_settings import PreferenceSettings
+from tune.sft import _last_checkpoint
+
+
+class _Trainer(CachedReferences, DPOTrainer):  # type: ignore[misc]
+    def __init__(self, references: Path, **options: Any) -> None:
+        self.references = references
+        super().__init__(**options)
+        self.drop_reference_adapter()
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset  # token ids already
+
+
+def train_dpo(
+    base: Base,
+    adapter: Path | None,
+    pairs: list[Pair],
+    system_prompt: str,
+    settings: PreferenceSettings,
+    folder: Path,
+) -> Preferred:
+    """Train an adapter to prefer `chosen` over `rejected`.
+
+    Args:
+        base: a prepared base model.
+        adapter: the live version's folder, which is both the beginning and the reference; None: the bare base.
+        pairs: what to prefer.
+        system_prompt: put in front of each conversation, as when served.
+        settings: the resolved recipe.
+        folder: for checkpoints and reference log-probabilities; what is there is gone on from.
+
+    Raises:
+        DataError: a pair longer than the settings allow.
+        TrainingError: the loss diverged, or memory ran out.
+    """
+    model, tokenizer = load_policy(base, adapter, settings)
+    rows = []
+    for pair in pairs:
+        prompt, chosen = split_ids(pair.messages, pair.chosen, tokenizer, system_prompt)
+        _, rejected = split_ids(pair.messages, pair.rejected, tokenizer, system_prompt)
+        check_length(prompt, max(chosen, rejected, key=len), settings, pair.messages[-1].content)
+        rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+    dataset = Dataset.from_list(rows)
+    trainer = _Trainer(
+        folder,
+        model=model,
+        processing_class=tokenizer,
+        args=DPOConfig(**trainer_options(settings, folder), loss_type=[settings.loss]),
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        callbacks=[StopAtNan(settings)],
+    )
+    with memory_explained(settings):
+        result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+        return finish(trainer, "dpo", result)

@@ -1,0 +1,221 @@
+"""From preference records to a version that proves itself: DPO or KTO on the live adapter, the gate, the alias."""
+
+import getpass
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from personas.adapters import CONFIG_FILE, AdapterStore, Manifest
+from personas.bases import Base, prepare_base
+from personas.home import Home
+from personas.lang import say
+from personas.loader import PersonaFolder
+from personas.memory import keep_freed_memory
+from personas.registry import Registry
+from personas.schema import Persona
+from tune.data import DataError, Record, read_records
+from tune.preference_settings import PreferenceSettings
+
+if TYPE_CHECKING:
+    from tune.gate import Measured, Verdict
+    from tune.preference import Judged, Pair, Preferred
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A published candidate, and whether it went live."""
+
+    manifest: Manifest
+    verdict: "Verdict | None"
+    live: bool
+
+
+def improve(
+    folder: PersonaFolder,
+    records: "list[Pair] | list[Judged]",
+    settings: PreferenceSettings,
+    home: Home,
+    *,
+    start: Path | None = None,
+    force: bool = False,
+) -> Outcome:
+    """Train on preferences from the live version, publish the candidate, and let it live if the gate lets it.
+
+    Args:
+        folder: the persona.
+        records: pairs for DPO, judged answers for KTO, as the settings say.
+        settings: the resolved recipe.
+        home: the state folder.
+        start: another adapter to begin from than the live version's.
+        force: go live whatever the gate says; the history records it.
+    """
+    if not records:
+        raise DataError(
+            say("배울 것이 없습니다", "there is nothing to learn from"), f"tune learn {folder.persona.name}"
+        )
+    persona = folder.persona
+    base = prepare_base(persona.base, home, print)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the base is here; nothing may ask a hub from now on
+    store, registry = AdapterStore(home.adapters), Registry(home.database)
+    live = registry.live(persona.name)
+    if live is not None:
+        store.verify(persona.name, live, base)
+        start = start or store.folder(persona.name, live)
+    keep_freed_memory()
+    trained, run = _train(base, persona, start, records, settings, home)
+    candidate = _publish(trained, persona, settings, records, start, run, base, store)
+    registry.add(persona.name, candidate.version)
+    return _pass_gate(folder, candidate, trained, base, home, force=force)
+
+
+def _train(
+    base: Base,
+    persona: Persona,
+    start: Path | None,
+    records: "list[Pair] | list[Judged]",
+    settings: PreferenceSettings,
+    home: Home,
+) -> "tuple[Preferred, Path]":
+    from tune.preference import fingerprint
+
+    key = f"{base.fingerprint}{start}{fingerprint(records)}{settings.model_dump_json()}{persona.system_prompt}"
+    run = home.runs / f"{persona.name}-{settings.method}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
+    run.mkdir(exist_ok=True)
+    (run / "settings.json").write_text(settings.model_dump_json(indent=2))
+    print(f"→ {run}")
+    trained: Preferred
+    if settings.method == "dpo":
+        from tune.dpo import train_dpo
+
+        trained = train_dpo(base, start, records, persona.system_prompt, settings, run)  # type: ignore[arg-type]
+    else:
+        from tune.kto import train_kto
+
+        trained = train_kto(base, start, records, persona.system_prompt, settings, run)  # type: ignore[arg-type]
+    return trained, run
+
+
+def _publish(
+    trained: "Preferred",
+    persona: Persona,
+    settings: PreferenceSettings,
+    records: "list[Pair] | list[Judged]",
+    start: Path | None,
+    run: Path,
+    base: Base,
+    store: AdapterStore,
+) -> Manifest:
+    from tune.preference import fingerprint
+    from tune.publish import round_to_half, save_half
+
+    round_to_half(trained.model)
+    save_half(trained.model, run / "adapter")
+    fields: dict[str, Any] = {
+        "persona": persona.name,
+        "rank": json.loads((run / "adapter" / CONFIG_FILE).read_text())["r"],
+        "recipe": {"name": settings.method, "from": start.name if start else "base", **settings.model_dump()},
+        "data_sha256": fingerprint(records),
+        "records": len(records),
+        "scores": trained.scores,
+    }
+    return store.publish(run / "adapter", fields, base)
+
+
+def _pass_gate(
+    folder: PersonaFolder, candidate: Manifest, trained: "Preferred", base: Base, home: Home, *, force: bool
+) -> Outcome:
+    held_out = read_records([folder.eval_file]) if folder.eval_file.is_file() else []
+    if not held_out:
+        return settle(Registry(home.database), candidate, None, force=force)
+    from tune.gate import measure
+
+    measured = measure(trained.model, trained.tokenizer, held_out, folder.persona)
+    found = compare(folder.persona, measured, trained.model, trained.tokenizer, held_out, base, home)
+    return settle(Registry(home.database), candidate, found, force=force)
+
+
+def compare(
+    persona: Persona, measured: "Measured", model: Any, tokenizer: Any, held_out: list[Record], base: Base, home: Home
+) -> "Verdict":
+    """The gate's word on a candidate that was measured, against the live version, whose adapter `model` is lent for.
+
+    Args:
+        persona: with its gate.
+        measured: what the candidate showed.
+        model: the candidate's PEFT model; the live adapter is loaded beside it where it must be measured.
+        tokenizer: of both.
+        held_out: the whole held-out set.
+        base: the prepared base of both.
+        home: the state folder; the live version's figures are kept there.
+    """
+    from tune.gate import choose, measure_live, verdict
+    from tune.judge import share_won
+
+    live = Registry(home.database).live(persona.name)
+    if live is None:
+        return verdict(measured.figures, None, persona.gate)
+    store = AdapterStore(home.adapters)
+    store.verify(persona.name, live, base)
+    folder = store.folder(persona.name, live)
+
+    def load() -> tuple[Any, Any]:
+        if "live" not in model.peft_config:
+            model.load_adapter(str(folder), "live")
+        model.set_adapter("live")
+        return model, tokenizer
+
+    try:
+        before = measure_live(folder, home.runs / "gate", held_out, persona, load)
+    finally:
+        model.set_adapter("default")
+    wins = None
+    if judge := persona.gate.judge:
+        texts = [[text for text, _ in one.answers] for one in (measured, before)]
+        chosen = choose(held_out, persona.gate.prompts)
+        wins = share_won(judge, persona.system_prompt, chosen, texts[0], texts[1])
+    _show(measured, before)
+    return verdict(measured.figures, before.figures, persona.gate, wins)
+
+
+def settle(registry: Registry, candidate: Manifest, found: "Verdict | None", *, force: bool) -> Outcome:
+    """Make a candidate live if the gate lets it, or is forced to; else keep it and record why not."""
+    who = getpass.getuser()
+    recipe = str(candidate.recipe.get("name", "tune"))
+    if found is None or found.passed:
+        why = f"tune {recipe}: " + ("no held-out set, not measured" if found is None else "passed the gate")
+    elif force:
+        why = f"tune {recipe} --force, against the gate: {found.reason}"
+    else:
+        registry.refuse(candidate.persona, candidate.version, who, found.reason)
+        return Outcome(candidate, found, live=False)
+    registry.promote(candidate.persona, candidate.version, who, why)
+    return Outcome(candidate, found, live=True)
+
+
+def _show(candidate: "Measured", live: "Measured") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", say("후보", "candidate"), say("라이브", "live"))
+    before = live.figures.scores()
+    for name, value in candidate.figures.scores().items():
+        table.add_row(name.removeprefix("gate_"), f"{value:g}", f"{before.get(name, float('nan')):g}")
+    Console().print(table)
+
+
+def tell(outcome: Outcome) -> None:
+    """Say what became of a candidate."""
+    name, persona = outcome.manifest.id, outcome.manifest.persona
+    for score, value in outcome.manifest.scores.items():
+        print(f"  {score:28} {value:g}")
+    if outcome.live:
+        print(say(f"✓ {name}이(가) 이제 '{persona}'(으)로 답합니다", f"✓ {name} now answers as '{persona}'"))
+        return
+    reasons = outcome.verdict.reasons if outcome.verdict else []
+    print(say(f"✗ {name}은(는) 남겨 두지만 올리지 않습니다:", f"✗ {name} is kept, but not live:"))
+    for reason in reasons:
+        print(f"  - {reason}")
+    print(say("→ 그래도 올리려면", "→ to make it live all the same") + f": personas promote {name}")
