@@ -1,5 +1,6 @@
 """From any format to any other, a record at a time."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from personas.lang import say
 from tune.data_tools.reader import Fault, Faults, Source
 from tune.data_tools.targets import Target
 from tune.data_tools.writer import refuse_existing, writing
-from tune.formats.base import DataError, FieldError
+from tune.formats.base import DataError, Example, FieldError
 
 
 @dataclass
@@ -54,5 +55,25 @@ def convert(
             faults.raise_any(say("`tune data check`로 보거나 --skip-bad", "see `tune data check`, or --skip-bad"))
         if not done.written:
             faults.raise_any("")
+            raise DataError(say("쓸 기록이 없습니다", "no record to write"))
+    return done
+
+
+def write_all(examples: Iterator[Example], target: Target, out: Path, faults: Faults, overwrite: bool) -> Converted:
+    """Write examples as they come; `faults` is what reading them finds, and does not hold the others back.
+
+    Raises:
+        DataError: nothing to write, an example that the form cannot hold, or a full disk; `out` is then as it was.
+    """
+    refuse_existing(out, overwrite)
+    done = Converted()
+    with writing(out, target) as put:
+        for example in examples:
+            done.read += 1
+            for row in target.rows(example):
+                put(row)
+                done.written += 1
+        if not done.written:
+            faults.raise_any("tune data check")
             raise DataError(say("쓸 기록이 없습니다", "no record to write"))
     return done
