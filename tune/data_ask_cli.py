@@ -50,7 +50,7 @@ def reject(
     budget: Budget = 0.0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Give every record a worse answer, checked. Killed at any moment, the same command goes on and pays nothing twice."""
+    """Give every record a worse answer, checked. After a kill the same command goes on and pays nothing twice."""
     import asyncio
 
     from tune.data_tools.reader import Faults, Source

@@ -18,8 +18,8 @@ CATEGORY = "closed_qa"
 ATTEMPTS = 2
 _SHORTEST = 80  # characters of a passage that is worth a question
 _ASK = (
-    "다음 글을 읽고, 글만으로 답할 수 있는 서로 다른 질문을 {count}개 만드세요. 질문은 글을 보지 않은 사람도 이해할 수 있는 "
-    "자연스러운 한국어로 쓰고, 답은 글에 있는 그대로 옮겨 적으세요. 설명 없이 JSON 목록 하나로만 답하세요: "
+    "다음 글을 읽고, 글만으로 답할 수 있는 서로 다른 질문을 {count}개 만드세요. 질문은 글을 보지 않은 사람도 "
+    "알 수 있는 자연스러운 한국어로 쓰고, 답은 글에 있는 그대로 옮겨 적으세요. 설명 없이 JSON 목록 하나로만 답하세요: "
     '[{{"question": "질문", "answer": "글에 있는 그대로의 답"}}]\n\n글:\n{passage}'
 )
 

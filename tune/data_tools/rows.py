@@ -72,21 +72,19 @@ def _is_document(path: Path, encoding: str) -> bool:
 
 def _csv_rows(path: Path, encoding: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
+    line = 1
     with path.open(encoding=encoding, newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        while True:
-            line = reader.line_num + 1
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except (csv.Error, UnicodeDecodeError) as error:
-                yield line, RowError(say("CSV가 아닙니다", "not CSV") + f" ({error})")
-                return
-            if None in row or None in row.values():
-                yield line, RowError(say("열의 수가 머리줄과 다릅니다", "more or fewer columns than the header"))
-                continue
-            yield line, {name: _cell(cell) for name, cell in row.items()}
+        try:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            line = reader.line_num + 1 if reader.fieldnames else 1  # asking for the names reads the header
+            for row in reader:
+                if None in row or None in row.values():
+                    yield line, RowError(say("열의 수가 머리줄과 다릅니다", "more or fewer columns than the header"))
+                else:
+                    yield line, {name: _cell(cell) for name, cell in row.items()}
+                line = reader.line_num + 1
+        except (csv.Error, UnicodeDecodeError) as error:
+            yield line, RowError(say("CSV가 아닙니다", "not CSV") + f" ({error})")
 
 
 def _cell(cell: str) -> Any:

@@ -103,14 +103,14 @@ def _json(part: Path, suffix: str, columns: dict[str, Column]) -> Iterator[Put]:
 
 @contextmanager
 def _csv(part: Path, suffix: str, columns: dict[str, Column]) -> Iterator[Put]:
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     # The byte order mark is for spreadsheets, which take UTF-8 for CP949 without it.
     with part.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.DictWriter(file, list(columns), restval="", delimiter="\t" if suffix == ".tsv" else ",")
         writer.writeheader()
 
         def put(row: dict[str, Any]) -> None:
-            cells = row.items()
-            writer.writerow({k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in cells})
+            writer.writerow({k: v if isinstance(v, str) else encode(v) if v else "" for k, v in row.items()})
 
         yield put
 

@@ -1,7 +1,9 @@
 """Alpaca and KoAlpaca: `instruction`, `input` (may be missing), `output`; LLaMA-Factory's `system`, `history`."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import BeforeValidator
 
 from tune.formats.base import (
     OPEN_QA,
@@ -27,7 +29,7 @@ class Alpaca(Row):
     input: MayBeEmpty | None = None
     output: Text
     system: MayBeEmpty | None = None
-    history: list[tuple[Text, Text]] | None = None
+    history: Annotated[list[tuple[Text, Text]] | None, BeforeValidator(lambda value: value or None)] = None
 
     def examples(self, options: Options) -> Iterator[Example | FieldError]:
         turns = [turn for earlier in self.history or [] for turn in exchange(*earlier)]
