@@ -77,12 +77,25 @@ def near_duplicates(examples: Iterable[Example], threshold: float, folder: Path 
     with tempfile.TemporaryFile(dir=folder) as file:
         count = sum(1 for example in examples if file.write(signature(squeezed(example)).tobytes()))
         file.flush()
-        like: dict[int, int] = {}
+        like: dict[int, tuple[int, ...]] = {}
         for band in range(0, BANDS, _BANDS_A_PASS):
             for keys in _band_keys(file.fileno(), count, band):
                 for group in _same(keys):
                     _compare(group, file.fileno(), threshold, like)
-        return like
+        return _kept_of(like)
+
+
+def _kept_of(like: dict[int, tuple[int, ...]]) -> dict[int, int]:
+    """Of the pairs that are alike, which to leave out, in order: those like one that is kept.
+
+    What is like only a record that is itself left out stays, for it may be unlike the one that is kept.
+    """
+    left_out: dict[int, int] = {}
+    for position in sorted(like):
+        kept = next((earlier for earlier in sorted(like[position]) if earlier not in left_out), None)
+        if kept is not None:
+            left_out[position] = kept
+    return left_out
 
 
 def _rows(handle: int, start: int, count: int = 1) -> U32:
@@ -110,15 +123,17 @@ def _same(keys: U64) -> Iterator[npt.NDArray[np.int64]]:
         yield order[bounds[i] : bounds[i + 1]]
 
 
-def _compare(group: npt.NDArray[np.int64], handle: int, threshold: float, like: dict[int, int]) -> None:
-    """Mark those of a group that are like the group's first, then the same with the rest."""
-    left = [int(position) for position in group if int(position) not in like]
+def _compare(group: npt.NDArray[np.int64], handle: int, threshold: float, like: dict[int, tuple[int, ...]]) -> None:
+    """Note those of a group that are like the group's first, then the same with the rest."""
+    left = [int(position) for position in group]
     while len(left) > 1:
-        first = _rows(handle, left[0])
-        others = []
+        first, others = left[0], []
+        signature_ = _rows(handle, first)
         for position in left[1:]:
-            if (_rows(handle, position) == first).mean() >= threshold:
-                like[position] = left[0]
-            else:
-                others.append(position)
+            known = like.get(position, ())
+            if first not in known:
+                if (_rows(handle, position) == signature_).mean() < threshold:
+                    others.append(position)
+                    continue
+                like[position] = (*known, first)
         left = others
