@@ -42,15 +42,13 @@ class Journal:
         self._file.seek(0)
         end = 0
         for line in self._file:
-            try:
-                entry = json.loads(line)
-                self._note(entry, end)
-            except (ValueError, KeyError, TypeError):
-                if not line.endswith(b"\n"):
-                    break
-                raise DataError(f"{self._path}: " + say("기록장이 깨졌습니다", "the journal is damaged")) from None
             if not line.endswith(b"\n"):
                 break
+            try:
+                self._note(json.loads(line), end)
+            except (ValueError, KeyError, TypeError):
+                self._file.close()
+                raise DataError(f"{self._path}: " + say("기록장이 깨졌습니다", "the journal is damaged")) from None
             end += len(line)
         self._file.truncate(end)
 

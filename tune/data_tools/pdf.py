@@ -62,16 +62,16 @@ def passages(file: Path, size: int) -> Iterator[Passage]:
     """Pieces of at most `size` characters, cut at the ends of sentences where there are any."""
     for page, text in pages(file):
         held = ""
-        for sentence in re.split(r"(?<=[.!?。])\s+|\n{2,}", text.strip()):
-            if held and len(held) + len(sentence) >= size:
-                yield Passage(file, page, held)
+        for sentence in re.findall(r".+?(?:[.!?。]\s+|\n{2,}|\Z)", text.strip(), re.DOTALL):
+            if held and len(held) + len(sentence.rstrip()) > size:
+                yield Passage(file, page, held.rstrip())
                 held = ""
-            while len(sentence) > size:
-                yield Passage(file, page, sentence[:size])
-                sentence = sentence[size:]
-            held = f"{held}\n{sentence}" if held else sentence
-        if held:
-            yield Passage(file, page, held)
+            held += sentence
+            while len(held.rstrip()) > size:
+                yield Passage(file, page, held[:size])
+                held = held[size:]
+        if held.strip():
+            yield Passage(file, page, held.rstrip())
 
 
 def worth_asking(files: Sequence[Path], size: int, faults: Callable[[Fault], None]) -> Iterator[Passage]:
