@@ -5,7 +5,9 @@ when it serves.
 """
 
 import hashlib
+import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 from personas.lang import say
@@ -17,8 +19,16 @@ from tune.formats.record import Record
 __all__ = ["DataError", "Message", "Record", "Turn", "data_hash", "prompt_overlap", "read_records"]
 
 
-def read_records(files: list[Path]) -> list[Record]:
+def _tell(note: str) -> None:
+    print(f"· {note}", file=sys.stderr)
+
+
+def read_records(files: list[Path], note: Callable[[str], None] = _tell) -> list[Record]:
     """Every record of the files, in order, in NFC; a `dataset_info.json` among them speaks for the others.
+
+    Args:
+        files: in any format that `tune data formats` lists.
+        note: told of what a reader should know, such as an encoding.
 
     Raises:
         DataError: every bad record at once, as `file:line: field: reason`; or no record at all.
@@ -35,6 +45,8 @@ def read_records(files: list[Path]) -> list[Record]:
         else:
             turns = [Turn.model_validate(turn) for turn in made.messages()]
             records.append(Record.model_construct(category=made.category, messages=turns))
+    for text in source.notes:
+        note(text)
     if faults:
         raise DataError("\n".join(faults), say("이 줄들을 고치세요", "mend these lines"))
     if not records:
