@@ -13,7 +13,9 @@ from typing import Any
 from personas.lang import say
 
 BLOCK = 1 << 20  # characters
-MAX_RECORD = 64 << 20  # characters; beyond this a quote or bracket is missing, or it is not instruction data
+MAX_RECORD = (
+    64 << 20
+)  # characters, or bytes of a line; beyond this a quote or bracket is missing, or it is not instruction data
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 
@@ -44,10 +46,11 @@ def line_rows(path: Path, encoding: str) -> Iterator[Row]:
     """Every line of a JSON Lines file. Only `\\n` ends a line: U+2028 and its like may stand inside a string."""
     if encoding == "utf-16":
         with path.open(encoding=encoding, newline="\n") as file:
-            yield from _parsed(enumerate(file, 1), str)
+            yield from _parsed(enumerate(iter(lambda: file.readline(MAX_RECORD + 1), ""), 1), str)
         return
     with path.open("rb") as raw:
-        yield from _parsed(enumerate(raw, 1), lambda line: line.decode(encoding))
+        lines = iter(lambda: raw.readline(MAX_RECORD + 1), b"")
+        yield from _parsed(enumerate(lines, 1), lambda line: line.decode(encoding))
 
 
 def _parsed(lines: Iterator[tuple[int, Any]], decode: Callable[[Any], str]) -> Iterator[Row]:
@@ -56,7 +59,7 @@ def _parsed(lines: Iterator[tuple[int, Any]], decode: Callable[[Any], str]) -> I
             continue
         if len(line) > MAX_RECORD:
             yield number, RowError(_too_long())
-            continue
+            return
         try:
             text = decode(line)
             if text.strip("\ufeff \t\r\n"):

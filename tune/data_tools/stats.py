@@ -92,7 +92,8 @@ def histogram(stats: Stats, limit: int, title: str, out: Path) -> None:
     axes = figure.subplots()
     values = np.frombuffer(stats.lengths, dtype=np.uint32)
     axes.hist(values, bins=min(60, max(1, int(values.max() - values.min()))), color="#4c72b0")
-    axes.axvline(limit, color="#c44e52", linestyle="--", label=f"max_length {limit:,}")
+    if limit < 1.5 * values.max():  # further out it would press the bars together
+        axes.axvline(limit, color="#c44e52", linestyle="--", label=f"max_length {limit:,}")
     middle = stats.percentile(50)
     axes.axvline(middle, color="#55a868", label=label(f"중앙값 {middle:,}", f"median {middle:,}"))
     axes.set_title(title if fonts or title.isascii() else "data", fontname=font)

@@ -15,53 +15,30 @@ RowT = TypeVar("RowT", bound=BaseModel)
 
 # Private-use characters, put around an answer before markup is taken off and looked for afterwards.
 BEGIN, END = "\ue000", "\ue001"
-_BLOCK = re.compile(
-    "address|article|aside|blockquote|body|br|caption|d[dlt]|div|fig(caption|ure)|footer|form|h[1-6r]|header|li|main|nav"
-    "|[ou]l|p|pre|section|table|t(body|foot|head)|title|tr"
+_EDGE = "\ue002"
+_BLOCKS = re.compile(
+    "<(?=/?(?:address|article|aside|blockquote|br|caption|d[dlt]|div|fig(?:caption|ure)|footer|form|h[1-6r]|header|li|main"
+    r"|nav|[ou]l|p|pre|section|table|t(?:body|foot|head)|tr)\b)",
+    re.IGNORECASE,
 )
-_HIDDEN = frozenset({"script", "style", "noscript", "template", "head"})
+_CELLS = re.compile(r"<(?=/?t[dh]\b)", re.IGNORECASE)
+_HIDDEN = ("script", "style", "noscript", "template", "head", etree.Comment, etree.ProcessingInstruction)
 OVERHEAD = 64  # tokens of the template's own marks and of a short system prompt
 
 
-class _Plain:
-    """Target of lxml's parser: text, with a line for each block and a blank between table cells."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.hidden = 0
-
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        self.hidden += tag in _HIDDEN
-        self._edge(tag)
-
-    def end(self, tag: str) -> None:
-        self.hidden -= tag in _HIDDEN
-        self._edge(tag)
-
-    def _edge(self, tag: str) -> None:
-        if _BLOCK.fullmatch(tag):
-            self.parts.append("\n")
-        elif tag in ("td", "th"):
-            self.parts.append(" ")
-
-    def data(self, text: str) -> None:
-        if not self.hidden or BEGIN in text or END in text:
-            self.parts.append(re.sub(r"\s+", " ", text))
-
-    def comment(self, text: str) -> None:
-        """Comments are not read."""
-
-    def close(self) -> str:
-        return "".join(self.parts)
-
-
 def plain_text(markup: str) -> str:
-    """The text that a browser would show, a block a line."""
-    if "<" in markup or "&" in markup:
-        parser = html.HTMLParser(target=_Plain(), encoding="utf-8", huge_tree=True)
-        markup = str(etree.fromstring(markup.encode("utf-8", "replace"), parser))
-    text = re.sub(r"[ \t\r\f\v\u00a0]+", " ", markup)
-    return re.sub(r" ?\n[ \n]*", "\n", text).strip()
+    """The text that a browser would show, a block a line.
+
+    Edges are marked in the markup itself, so that libxml2 does the rest: many times as fast as walking the elements.
+    """
+    if "<" not in markup and "&" not in markup:
+        return markup.strip()
+    marked = _CELLS.sub(" <", _BLOCKS.sub(f"{_EDGE}<", markup))
+    parser = html.HTMLParser(encoding="utf-8", huge_tree=True)
+    page = html.document_fromstring(marked.encode("utf-8", "replace"), parser)
+    etree.strip_elements(page, *_HIDDEN, with_tail=False)
+    text = " ".join(str(page.text_content()).split())
+    return re.sub(f" ?(?:{_EDGE} ?)+", "\n", text).strip()
 
 
 @dataclass(frozen=True)
