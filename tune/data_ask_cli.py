@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +45,7 @@ def reject(
     ] = "english",
     to: Annotated[str, typer.Option(help="dpo | preference")] = "dpo",
     from_: Annotated[str, typer.Option("--from")] = "",
+    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.0,
     concurrency: Concurrency = 8,
     price_in: PriceIn = 0.0,
     price_out: PriceOut = 0.0,
@@ -63,10 +65,10 @@ def reject(
     refuse_existing(out, overwrite)
     target_named(to)
     source, faults = Source(inputs, from_), Faults()
-    endpoint = _endpoint(model, url, concurrency, price_in, price_out, budget)
+    endpoint = replace(_endpoint(model, url, concurrency, price_in, price_out, budget), temperature=temperature)
     with _asking(out, endpoint) as (journal, report):
         asyncio.run(ask_for(source, kind, endpoint, journal, report))
-        _write(with_rejected(source, kind, model, journal), to, out, faults, overwrite)
+        _write(with_rejected(source, kind, endpoint, journal), to, out, faults, overwrite)
 
 
 def from_pdf(
@@ -99,7 +101,7 @@ def from_pdf(
     with _asking(out, endpoint) as (journal, report):
         asyncio.run(pdf.ask_for(pdf.worth_asking(files, size, faults.add), questions, endpoint, journal, report))
         done = pdf.worth_asking(files, size, lambda _: None)
-        _write(pdf.records(done, questions, model, journal), to, out, faults, overwrite)
+        _write(pdf.records(done, questions, endpoint, journal), to, out, faults, overwrite)
 
 
 def _endpoint(model: str, url: str, concurrency: int, price_in: float, price_out: float, budget: float) -> "Endpoint":

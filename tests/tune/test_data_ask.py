@@ -164,6 +164,27 @@ def test_damaged_journal_is_told(tmp_path: Path) -> None:
         Journal(tmp_path / "j")
 
 
+def test_a_full_disk_keeps_the_answers_so_far(tmp_path: Path) -> None:
+    code = f"""
+import resource, signal
+from pathlib import Path
+from tune.data_tools.journal import Answer, Journal, key_of
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+journal = Journal(Path({str(tmp_path / "j")!r}))
+for i in range(99):
+    journal.add(key_of(i), Answer("x" * 400, 1, 1))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "DataError: " in done.stderr.splitlines()[-1]
+    journal = Journal(tmp_path / "j")
+    kept = [i for i in range(99) if journal.get(key_of(i))]
+    journal.close()
+    assert len(kept) >= 8
+    assert kept == list(range(len(kept)))
+    assert (tmp_path / "j").read_bytes().endswith(b"\n")
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with (
         FileLock(f"{journal_path(tmp_path / 'out.jsonl')}.lock"),
@@ -353,7 +374,8 @@ def test_reject_leaves_out_answers_that_are_not_korean(model: Model, tmp_path: P
 def test_reject_by_another_models_answer(model: Model, tmp_path: Path) -> None:
     file, out = write(tmp_path / "a.jsonl", 2), tmp_path / "out.jsonl"
     model.script = lambda _, body: said("몰라요." if "0" in body["messages"][0]["content"] else rows(file)[1]["output"])
-    result = run(model, "reject", file, "-o", out, "--kind", "answer")
+    result = run(model, "reject", file, "-o", out, "--kind", "answer", "--temperature", 1.5)
+    assert {body["temperature"] for body in model.bodies} == {1.5}
     assert sorted(set(model.asked())) == ["질문 0?", "질문 1?"]
     assert [row["rejected"] for row in rows(out)] == ["몰라요."]
     assert "the same as the good answer" in result.output

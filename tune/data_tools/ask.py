@@ -37,6 +37,7 @@ class Endpoint:
         price_in: US dollars for a million prompt tokens.
         price_out: for a million answer tokens.
         budget: US dollars that all requests of one output may cost together; 0: no limit.
+        temperature: of the first attempt at an answer.
         timeout: seconds for one answer.
     """
 
@@ -46,7 +47,12 @@ class Endpoint:
     price_in: float = 0.0
     price_out: float = 0.0
     budget: float = 0.0
+    temperature: float = 0.0
     timeout: float = 120.0
+
+    def key(self, messages: list[Message], attempt: int) -> bytes:
+        """What a request's answer is kept under."""
+        return key_of(self.model, self.temperature, messages, attempt)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """US dollars."""
@@ -63,9 +69,6 @@ class Asker:
         self._not_before = 0.0  # monotonic; the server asked everybody to wait until then
         self._limit_field = "max_tokens"
 
-    def key(self, messages: list[Message], attempt: int) -> bytes:
-        return key_of(self._endpoint.model, messages, attempt)
-
     async def __call__(self, messages: list[Message], max_tokens: int, attempt: int = 0) -> Answer:
         """The answer to these messages; a later attempt is asked anew, at a higher temperature.
 
@@ -73,7 +76,7 @@ class Asker:
             BudgetError: it might cost more than is left.
             DataError: the server refuses, or cannot be reached after all tries.
         """
-        key = self.key(messages, attempt)
+        key = self._endpoint.key(messages, attempt)
         if found := self._journal.get(key):
             return found
         if key in self._pending:
@@ -93,7 +96,8 @@ class Asker:
 
     async def _paid(self, messages: list[Message], max_tokens: int, attempt: int) -> Answer:
         with self._reserve(messages, max_tokens):
-            body = {"model": self._endpoint.model, "messages": messages, "temperature": 0.0 if not attempt else 0.7}
+            first = self._endpoint.temperature
+            body = {"model": self._endpoint.model, "messages": messages, "temperature": max(first, 0.7 * (attempt > 0))}
             reply = await self._post(body, max_tokens)
         try:
             choice, usage = reply["choices"][0], reply.get("usage") or {}

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tune.formats.base import Example
+from tune.formats.base import DataError, Example
 
 BANDS, ROWS = 32, 4  # a pair of similarity s shares a band with 1-(1-s^4)^32: 0.5 → 87 %, 0.8 → 99.99 %
 PERMUTATIONS = BANDS * ROWS
@@ -73,7 +73,17 @@ def near_duplicates(examples: Iterable[Example], threshold: float, folder: Path 
         examples: in order; the first of each group is kept.
         threshold: least similarity (Jaccard index of character 3-grams, as MinHash estimates it, ±0.04), 0 to 1.
         folder: where the signatures are put for the time being (512 bytes a record).
+
+    Raises:
+        DataError: there is no room for them.
     """
+    try:
+        return _near_duplicates(examples, threshold, folder)
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}") from error
+
+
+def _near_duplicates(examples: Iterable[Example], threshold: float, folder: Path | None) -> dict[int, int]:
     with tempfile.TemporaryFile(dir=folder) as file:
         count = sum(1 for example in examples if file.write(signature(squeezed(example)).tobytes()))
         file.flush()

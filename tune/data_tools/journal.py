@@ -67,13 +67,28 @@ class Journal:
         return Answer(entry["text"], entry["prompt_tokens"], entry["completion_tokens"], entry["cut_off"])
 
     def add(self, key: bytes, answer: Answer) -> None:
-        """Keep an answer; it is on the disk when this returns."""
-        place = self._file.seek(0, os.SEEK_END)
+        """Keep an answer; it is on the disk when this returns.
+
+        Raises:
+            DataError: the disk is full; what was there before still is.
+        """
+        place = os.fstat(self._file.fileno()).st_size
         entry = {"key": key.hex(), **answer.__dict__}
-        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._append(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), place)
+            raise DataError(
+                f"{self._path}: {error.strerror}",
+                say("자리를 비우고 같은 명령을 다시 하면 이어서 합니다", "make room, then the same command goes on"),
+            ) from error
         self._note(entry, place)
+
+    def _append(self, line: bytes) -> None:
+        left = memoryview(line)
+        while left:
+            left = left[os.write(self._file.fileno(), left) :]
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -140,12 +140,12 @@ async def ask_for(
     await ask_all(endpoint, journal, todo, work)
 
 
-def records(done: Iterator[Passage], count: int, model: str, journal: Journal) -> Iterator[Example | Fault]:
+def records(done: Iterator[Passage], count: int, endpoint: Endpoint, journal: Journal) -> Iterator[Example | Fault]:
     """Second pass: every pair whose answer is in its passage, each question once, and what was left out and why."""
     seen: set[bytes] = set()
     for passage in done:
         for attempt in range(ATTEMPTS):
-            answer = journal.get(key_of(model, question(passage, count), attempt))
+            answer = journal.get(endpoint.key(question(passage, count), attempt))
             for one in pairs(answer.text, passage) if answer else ():
                 if isinstance(one, str):
                     yield Fault(passage.file, passage.page, one)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from personas.lang import say
 from tune.data_tools.ask import Asker, Endpoint, ask_all
-from tune.data_tools.journal import Answer, Journal, key_of
+from tune.data_tools.journal import Answer, Journal
 from tune.data_tools.korean import english_share, korean_share
 from tune.data_tools.reader import Fault, Source
 from tune.formats.base import Example, Message
@@ -94,7 +94,7 @@ async def ask_for(source: Source, kind: str, endpoint: Endpoint, journal: Journa
     await ask_all(endpoint, journal, wanted, work)
 
 
-def with_rejected(source: Source, kind: str, model: str, journal: Journal) -> Iterator[Example | Fault]:
+def with_rejected(source: Source, kind: str, endpoint: Endpoint, journal: Journal) -> Iterator[Example | Fault]:
     """Second pass: every example with its checked worse answer, or why there is none."""
     for made in source.read():
         if isinstance(made, Fault):
@@ -103,7 +103,7 @@ def with_rejected(source: Source, kind: str, model: str, journal: Journal) -> It
         reason = unfit(made, kind)
         if not reason:
             messages = KINDS[kind].messages(made)
-            found = [journal.get(key_of(model, messages, attempt)) for attempt in range(ATTEMPTS)]
+            found = [journal.get(endpoint.key(messages, attempt)) for attempt in range(ATTEMPTS)]
             answers = [answer for answer in found if answer]
             faults = [KINDS[kind].fault(made, answer) for answer in answers]
             if "" in faults:
