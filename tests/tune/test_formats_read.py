@@ -8,7 +8,7 @@ import pytest
 
 import tune.formats  # noqa: F401
 from tune.data_tools.reader import Fault, Source
-from tune.formats.base import FORMATS, DataError, Example, Options, recognise
+from tune.formats.base import FORMATS, DataError, Example, Options, format_named, recognise
 
 HUMAN, GPT = {"from": "human", "value": "하나\r\n둘?"}, {"from": "gpt", "value": "셋.\r\n"}
 USER, ASSISTANT = {"role": "user", "content": "하나?"}, {"role": "assistant", "content": "둘."}
@@ -85,6 +85,22 @@ def test_sharegpt_odds_and_ends(tmp_path: Path) -> None:
     found = faults(write(tmp_path / "b.jsonl", {"conversations": [HUMAN, GPT]}, *bad))
     assert [line.split(": ")[0].split(":")[-1] for line in found] == ["2", "3", "4", "5", "6"]
     assert all(": conversations" in line for line in found)
+
+
+def test_openai_content_parts(tmp_path: Path) -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "하나"}, {"type": "text", "text": "둘?"}]}
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+    file = write(tmp_path / "a.jsonl", {"messages": [parts, ASSISTANT]})
+    assert said(read(file)[0]) == ["하나\n둘?", "둘."]
+    file = write(tmp_path / "b.jsonl", {"messages": [parts, ASSISTANT]}, {"messages": [image, ASSISTANT]})
+    assert faults(file) == [f"{file}:2: messages.0.content: not a string"]
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"), [("kovicuna", "sharegpt"), ("koalpaca", "alpaca"), ("safe", "korean_safe_conversation")]
+)
+def test_formats_are_known_by_the_names_of_their_data(alias: str, name: str) -> None:
+    assert format_named(alias).name == name
 
 
 def test_messages_with_system(tmp_path: Path) -> None:

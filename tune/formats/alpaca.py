@@ -47,6 +47,7 @@ register(
         title="Alpaca, KoAlpaca",
         row=Alpaca,
         accepts=has("instruction", "output"),
+        aliases=("koalpaca",),
         example={
             "instruction": "한 문장으로 줄이세요.",
             "input": "봄이다. 꽃이 피었다.",

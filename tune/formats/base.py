@@ -164,6 +164,7 @@ class Format:
         accepts: whether a record looks like this format; a faulty one may.
         example: one record, as the documentation shows it.
         files: narrows it to files of which this is true, and prefers it there.
+        aliases: other names that `--from` takes.
     """
 
     name: str
@@ -172,6 +173,7 @@ class Format:
     accepts: Callable[[dict[str, Any]], bool]
     example: dict[str, Any]
     files: Callable[[Path], bool] | None = field(default=None)
+    aliases: tuple[str, ...] = ()
 
 
 FORMATS: dict[str, Format] = {}
@@ -205,8 +207,9 @@ def format_named(name: str) -> Format:
     Raises:
         DataError: there is none of that name.
     """
-    if name not in FORMATS:
+    found = next((one for one in FORMATS.values() if name == one.name or name in one.aliases), None)
+    if found is None:
         raise DataError(
             say(f"'{name}' 형식은 없습니다", f"no format '{name}'"), f"--from {' | '.join(sorted(FORMATS))}"
         )
-    return FORMATS[name]
+    return found

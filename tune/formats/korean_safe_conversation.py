@@ -16,6 +16,7 @@ register(
         title="korean_safe_conversation",
         row=SafeConversation,
         accepts=has("instruction", "output"),
+        aliases=("safe",),
         example={
             "instruction": "다 부수고 싶어.",
             "output": "많이 힘드셨군요. 무슨 일이 있었나요?",

@@ -1,18 +1,25 @@
 """OpenAI's chat form: `{"messages": [{"role", "content"}, …]}`, a system message in front or none."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from tune.formats.base import OPEN_QA, Example, FieldError, Format, Message, Options, Row, Text, has, register
+
+
+def _joined(content: object) -> object:
+    """OpenAI's content parts as one text, if all of them are text."""
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        return "\n".join(str(part.get("text", "")) for part in content)
+    return content
 
 
 class ChatMessage(BaseModel):
     """A message of any of the three roles; other keys (name, weight) are left aside."""
 
     role: Literal["system", "user", "assistant"]
-    content: Text
+    content: Annotated[Text, BeforeValidator(_joined)]
 
 
 def split_system(messages: Sequence[ChatMessage], field: str) -> tuple[str, list[Message]]:

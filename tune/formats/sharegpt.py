@@ -23,7 +23,14 @@ from tune.formats.base import (
     register,
 )
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 
 
 class Said(BaseModel):
@@ -74,6 +81,7 @@ register(
         title="ShareGPT, KoVicuna",
         row=ShareGpt,
         accepts=has("conversations"),
+        aliases=("kovicuna",),
         example={
             "id": "k1",
             "conversations": [{"from": "human", "value": "안녕?"}, {"from": "gpt", "value": "네, 안녕하세요."}],
