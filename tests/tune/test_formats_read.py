@@ -250,6 +250,15 @@ def test_korquad_2_answers_that_cannot_be_used(tmp_path: Path) -> None:
     assert len(reasons) == 2
 
 
+def test_pages_with_icons_in_private_characters(tmp_path: Path) -> None:
+    record = page("서울&nbsp;특별시", 3)
+    icons = "\ue000\ue001\ue002"
+    record["context"] = record["context"].replace("앞 문단", f"앞{icons} 문단")
+    record["qas"][0]["answer"]["answer_start"] += 3 * len(icons)
+    (example,) = read(write(tmp_path / "a.jsonl", record))
+    assert (example.response, example.context.splitlines()[:2]) == ("서울 특별시", ["앞 문단이다."] * 2)
+
+
 def test_a_long_html_answer_is_refused(tmp_path: Path) -> None:
     record = page("서울", 100)
     record["qas"] = [{"question": "전부?", "answer": {"text": record["context"], "answer_start": 0}}]

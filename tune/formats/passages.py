@@ -16,6 +16,7 @@ RowT = TypeVar("RowT", bound=BaseModel)
 # Private-use characters, put around an answer before markup is taken off and looked for afterwards.
 BEGIN, END = "\ue000", "\ue001"
 _EDGE = "\ue002"
+_RESERVED = {ord(mark): " " for mark in (BEGIN, END, _EDGE)}  # icon fonts use them; places in the text stay the same
 _BLOCKS = re.compile(
     "<(?=/?(?:address|article|aside|blockquote|br|caption|d[dlt]|div|fig(?:caption|ure)|footer|form|h[1-6r]|header|li|main"
     r"|nav|[ou]l|p|pre|section|table|t(?:body|foot|head)|tr)\b)",
@@ -67,6 +68,7 @@ def locate(context: str, answer: str, start: int | None, field: str, plain: Call
     Raises:
         FieldError: the answer is not in the passage, or has no text.
     """
+    context, answer = context.translate(_RESERVED), answer.translate(_RESERVED)
     if start is None or context[start : start + len(answer)] != answer:
         at = [match.start() for match in re.finditer(re.escape(answer), context)]
         if not at:
