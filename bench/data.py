@@ -1,7 +1,7 @@
 """Records a second and peak memory of `tune data` on large files: JSON Lines, JSON lists, SQuAD nesting, CSV, Parquet.
 
     python bench/data.py                     # 1,000,000 records a file
-    python bench/data.py --records 100000 --dedupe
+    python bench/data.py --records 100000 --dedupe --stats
 
 Prints JSON lines. Each command runs in a process of its own, and the kernel says how much memory it took at most.
 """
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--only", default="", help="names with this in them")
     parser.add_argument("--dedupe", action="store_true", help="near-duplicates too")
+    parser.add_argument("--stats", action="store_true", help="lengths in tokens of the embedded base too")
     options = parser.parse_args()
     emit(**machine())
     made: dict[str, tuple[str, Make, str]] = {
@@ -124,6 +125,8 @@ def main() -> None:
                 )
                 measure("check dolly csv", options.records, csv, "check", str(csv))
                 csv.unlink()
+            if options.stats and make is alpaca:
+                measure("stats, tokens of gemma-3-270m", options.records, source, "stats", str(source))
             if options.dedupe and make is alpaca:
                 measure(
                     "dedupe, exact and near",

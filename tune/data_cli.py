@@ -153,13 +153,13 @@ def stats(
     from tune.data_tools.reader import Faults
     from tune.data_tools.stats import histogram, stats_of
     from tune.data_tools.tables import stats_table
-    from tune.data_tools.tokens import load_tokenizer
+    from tune.data_tools.tokens import load_tokens
     from tune.data_tools.writer import whole_file
 
     source, faults = _source(inputs, from_, None, max_length), Faults()
-    tokenizer = load_tokenizer(base)
+    tokens = load_tokens(base)
     with counted(source, say("읽기", "reading")):
-        found = stats_of(source.good(faults), tokenizer)
+        found = stats_of(source.good(faults), tokens)
     _notes(source, faults)
     if not found.examples:
         raise typer.Exit(1)

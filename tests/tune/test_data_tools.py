@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fixtures_tiny import make_tiny
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from personas.bases import PLAIN_TEMPLATE
 from tune.cli import app
 from tune.data import prompt_overlap
 from tune.data_tools.dedupe import exact_duplicates, near_duplicates, signature
@@ -15,7 +17,7 @@ from tune.data_tools.korean import english_share, korean_share
 from tune.data_tools.parts import mixed, part_of, shares_of
 from tune.data_tools.reader import Source
 from tune.data_tools.stats import histogram, stats_of
-from tune.data_tools.tokens import load_tokenizer, token_counter
+from tune.data_tools.tokens import load_tokens, token_counter
 from tune.formats.base import DataError, Example, exchange
 
 WORDS = [chr(0xAC00 + 37 * i) + chr(0xB000 + 11 * i) for i in range(200)]
@@ -152,14 +154,17 @@ def test_stats_count_everything(tmp_path: Path, tiny_source: Path) -> None:
         example("가?", "Two.", rejected="둘", category="b"),
         Example([*exchange("가", "나"), *exchange("다", "라 b")], system="짧게"),
     ]
-    tokenizer = load_tokenizer(str(tiny_source))
-    stats = stats_of(iter(rows), tokenizer)
+    stats = stats_of(iter(rows), load_tokens(str(tiny_source)))
     assert (stats.examples, stats.turns, stats.duplicates) == (4, 5, 1)
     assert (stats.with_context, stats.with_rejected, stats.with_system) == (2, 1, 1)
     assert (dict(stats.categories), stats.korean_answers) == ({"a": 2, "b": 1, "open_qa": 1}, 3)
     assert stats.korean_letters == pytest.approx((1 + 1 + 0 + 0.5) / 4)
-    text = tokenizer.apply_chat_template(rows[0].messages(), tokenize=False)
-    assert stats.lengths[0] == len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    tokenizer = AutoTokenizer.from_pretrained(tiny_source)
+    tokenizer.chat_template = PLAIN_TEMPLATE.read_text()
+    system = [{"role": "system", "content": "짧게"}]
+    chats = [*(row.messages() for row in rows[:3]), [*system, *rows[3].messages()]]
+    wanted = [tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"] for chat in chats]
+    assert list(stats.lengths) == list(map(len, wanted))
     assert stats.percentile(100) == max(stats.lengths)
     assert stats.percentile(50) == sorted(stats.lengths)[2]
     assert stats.longer_than(stats.percentile(50)) == 1

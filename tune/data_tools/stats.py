@@ -5,18 +5,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from personas.lang import say
 from tune.data_tools.dedupe import exact_key
 from tune.data_tools.korean import korean_share
-from tune.data_tools.tokens import lengths
+from tune.data_tools.tokens import Tokens
 from tune.formats.base import Example
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99, 100)
 KOREAN = 0.5  # an answer with at least this share of Hangul among its letters is Korean
@@ -51,9 +47,9 @@ class Stats:
         return int((np.frombuffer(self.lengths, dtype=np.uint32) > limit).sum())
 
 
-def stats_of(examples: Iterator[Example], tokenizer: "PreTrainedTokenizerBase") -> Stats:
-    """Go through the examples once; some 70 bytes of memory a record."""
-    stats, seen = Stats(), set[int]()
+def stats_of(examples: Iterator[Example], tokens: Tokens) -> Stats:
+    """Go through the examples once; some 30 bytes of memory a record."""
+    stats, keys = Stats(), array("Q")
 
     def counted() -> Iterator[Example]:
         for example in examples:
@@ -66,12 +62,11 @@ def stats_of(examples: Iterator[Example], tokenizer: "PreTrainedTokenizerBase") 
             share = korean_share(example.response)
             stats.korean_letters += (share - stats.korean_letters) / stats.examples
             stats.korean_answers += share >= KOREAN
-            key = exact_key(example)
-            stats.duplicates += key in seen
-            seen.add(key)
+            keys.append(exact_key(example))
             yield example
 
-    stats.lengths.extend(lengths(counted(), tokenizer))
+    stats.lengths.extend(tokens.lengths(counted()))
+    stats.duplicates = len(keys) - len(np.unique(np.frombuffer(keys, dtype=np.uint64))) if keys else 0
     return stats
 
 
