@@ -60,6 +60,12 @@ def _notes(source: "Source", faults: "Faults") -> None:
         typer.echo(say(f"그 밖에 {more}개 (`tune data check`)", f"and {more} more (`tune data check`)"), err=True)
 
 
+def _kinds(source: "Source") -> str:
+    """The formats that were read, each with its number of examples, in brackets."""
+    kinds = ", ".join(f"{name} {count:,}" for name, count in source.formats.items())
+    return f" ({kinds})" if kinds else ""
+
+
 def _counter(base: str) -> "Count | None":
     if not base:
         return None
@@ -111,9 +117,8 @@ def convert(
             ),
             err=True,
         )
-    formats = ", ".join(f"{name} {n:,}" for name, n in source.formats.items())
     typer.echo(
-        f"✓ {out}: {done.written:,} ({formats})"
+        f"✓ {out}: {done.written:,}{_kinds(source)}"
         + (say(f", 틀린 기록 {faults.count:,}", f", bad {faults.count:,}") if faults.count else "")
     )
 
@@ -131,9 +136,10 @@ def check(inputs: Inputs, from_: From = "", max_length: MaxLength = 1024, base: 
             bad += 1
     for note in source.notes:
         typer.echo(f"· {note}", err=True)
-    formats = ", ".join(f"{name} {n:,}" for name, n in source.formats.items())
     good = sum(source.formats.values())
-    typer.echo(say(f"맞는 기록 {good:,} ({formats}), 틀린 기록 {bad:,}", f"good {good:,} ({formats}), bad {bad:,}"))
+    typer.echo(
+        say(f"맞는 기록 {good:,}{_kinds(source)}, 틀린 기록 {bad:,}", f"good {good:,}{_kinds(source)}, bad {bad:,}")
+    )
     if bad or not good:
         raise typer.Exit(1)
 
