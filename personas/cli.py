@@ -49,8 +49,11 @@ def ls() -> None:
     table = Table("name", say("이름", "title"), say("버전", "live"), say("베이스", "base"), say("기록", "records"))
     for name, folder in load_personas().items():
         live = registry.live(name)
-        count = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in folder.data_files)
-        table.add_row(name, folder.persona.title, f"v{live}" if live else "-", folder.persona.base, str(count))
+        lines = [file for file in folder.data_files if file.suffix == ".jsonl"]
+        others = len(folder.data_files) - len(lines)
+        count = str(sum(file.read_bytes().count(b"\n") for file in lines))
+        count += say(f" + 파일 {others}개", f" + {others} files") if others else ""
+        table.add_row(name, folder.persona.title, f"v{live}" if live else "-", folder.persona.base, count)
     Console().print(table)
 
 

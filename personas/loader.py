@@ -13,6 +13,7 @@ from personas.lang import say
 from personas.schema import Persona
 
 SETTINGS_FILE = "persona.yaml"
+DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class PersonaFolder:
 
     @property
     def data_files(self) -> list[Path]:
-        """Training data: every JSON Lines file of `data/`, in name order."""
-        return sorted((self.path / "data").glob("*.jsonl"))
+        """Training data: every data file of `data/`, in any format that `tune data` reads, in name order."""
+        return sorted(file for file in (self.path / "data").glob("*") if file.suffix.lower() in DATA_SUFFIXES)
 
     @property
     def eval_file(self) -> Path:

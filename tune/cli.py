@@ -7,10 +7,12 @@ import typer
 from personas.console import make_app, run
 from personas.lang import say
 from tune import loop_cli
+from tune.data_cli import app as data_app
 
 app = make_app(
     say("페르소나를 튜닝합니다: 데이터 → LoRA 어댑터 → 바로 서비스", "Tune personas: data → LoRA adapter → live")
 )
+app.add_typer(data_app, name="data")
 
 
 @app.command(

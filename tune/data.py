@@ -1,99 +1,56 @@
-"""Training data of a persona: JSON Lines of conversations, checked before anything is trained.
+"""Training data of a persona, in any format, checked before anything is trained.
 
-One record a line: `{"category": str, "messages": [{"role": "user"|"assistant", "content": str}, …]}`. The persona's
-system prompt is not in the data: it is put in front here, exactly as the gateway does when it serves.
+The persona's system prompt is not in the data: it is put in front by `Record.conversation`, exactly as the gateway does
+when it serves.
 """
 
 import hashlib
-import json
+import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
-
-from personas.errors import GamyeonError
 from personas.lang import say
+from tune.data_tools.llama_factory import INFO_FILE
+from tune.data_tools.reader import Fault, Source
+from tune.formats.base import DataError, Message, Turn
+from tune.formats.record import Record
 
-Message = dict[str, str]
-
-
-class DataError(GamyeonError):
-    """Training data is missing or faulty."""
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
+__all__ = ["DataError", "Message", "Record", "Turn", "data_hash", "prompt_overlap", "read_records"]
 
 
-class Turn(BaseModel):
-    """One message of a record."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    role: Literal["user", "assistant"]
-    content: Annotated[str, StringConstraints(min_length=1, strip_whitespace=True), AfterValidator(_nfc)]
+def _tell(note: str) -> None:
+    print(f"· {note}", file=sys.stderr)
 
 
-class Record(BaseModel):
-    """One conversation: user and assistant in turn, the assistant last."""
+def read_records(files: list[Path], note: Callable[[str], None] = _tell) -> list[Record]:
+    """Every record of the files, in order, in NFC; a `dataset_info.json` among them speaks for the others.
 
-    model_config = ConfigDict(extra="forbid")
-
-    category: str
-    messages: list[Turn]
-
-    @model_validator(mode="after")
-    def _in_turn(self) -> "Record":
-        roles = [turn.role for turn in self.messages]
-        if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-            raise ValueError(f"roles must alternate user, assistant and end with assistant, not {roles}")
-        return self
-
-    @property
-    def prompt(self) -> str:
-        """The first thing that the user says."""
-        return self.messages[0].content
-
-    def conversation(self, system_prompt: str) -> list[Message]:
-        """The messages with the system prompt in front."""
-        return [{"role": "system", "content": system_prompt}, *(turn.model_dump() for turn in self.messages)]
-
-
-def _reason(error: ValueError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return say("UTF-8이 아닙니다", "not UTF-8") + f" (byte {error.start})"
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        return f"{field}: {first['msg']}" if field else first["msg"]
-    return str(error)
-
-
-def read_records(files: list[Path]) -> list[Record]:
-    """Every record of the files, in order, in NFC.
+    Args:
+        files: in any format that `tune data formats` lists.
+        note: told of what a reader should know, such as an encoding.
 
     Raises:
         DataError: every bad record at once, as `file:line: field: reason`; or no record at all.
     """
     records: list[Record] = []
     faults: list[str] = []
-    for file in files:
-        try:
-            lines = file.read_bytes().split(b"\n")
-        except OSError as error:
-            faults.append(f"{file}: {error.strerror}")
-            continue
-        for number, line in enumerate(lines, 1):
-            try:
-                if line.strip():
-                    records.append(Record.model_validate(json.loads(line.decode("utf-8"))))
-            except ValueError as error:
-                faults.append(f"{file}:{number}: {_reason(error)}")
+    source = Source([file for file in files if file.name == INFO_FILE] or files)
+    for made in source.read():
+        if isinstance(made, Fault):
+            faults.append(str(made))
+        elif made.system:
+            reason = say("system: 시스템 프롬프트는 persona.yaml에 적습니다", "system: belongs in persona.yaml")
+            faults.append(str(Fault(*source.place, reason)))
+        else:
+            turns = [Turn.model_validate(turn) for turn in made.messages()]
+            records.append(Record.model_construct(category=made.category, messages=turns))
+    for text in source.notes:
+        note(text)
     if faults:
         raise DataError("\n".join(faults), say("이 줄들을 고치세요", "mend these lines"))
     if not records:
-        named = ", ".join(map(str, files)) or "data/*.jsonl"
+        named = ", ".join(map(str, files)) or "data/"
         raise DataError(say(f"학습 데이터가 비어 있습니다: {named}", f"no training data: {named}"))
     return records
 

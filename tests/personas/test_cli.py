@@ -46,8 +46,11 @@ def test_new_then_check_and_ls(root: Path, call: Call, capsys: pytest.CaptureFix
     assert f"✓ pepper-2 ({root / 'pepper-2'})" in capsys.readouterr().out
     folder = find_persona("pepper-2")
     assert len(read_records(folder.data_files)) == 1
+    (folder.path / "data" / "more.csv").write_bytes("instruction,output\n가?,나\n".encode("cp949"))
     assert call("ls") == 0
-    assert "pepper-2" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "pepper-2" in listed
+    assert "1 + 1 files" in listed
 
 
 @pytest.mark.parametrize(

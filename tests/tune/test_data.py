@@ -2,9 +2,12 @@ import json
 import unicodedata
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fixtures_tiny import record
 
+from personas.loader import PersonaFolder, load_personas
 from tune.data import DataError, data_hash, prompt_overlap, read_records
 
 USER, ASSISTANT = {"role": "user", "content": "안녕?"}, {"role": "assistant", "content": "그래."}
@@ -96,6 +99,36 @@ def test_text_is_normalized_to_nfc(tmp_path: Path, escaped: bool) -> None:
     content = {"category": "test", "messages": [USER, {**ASSISTANT, "content": unicodedata.normalize("NFD", "그래.")}]}
     records = read_records([write(tmp_path, json.dumps(content, ensure_ascii=escaped))])
     assert records[0].messages[1].content == "그래."
+
+
+def test_any_format_in_a_personas_folder(tmp_path: Path) -> None:
+    folder = PersonaFolder(load_personas()["ironman"].persona, tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.jsonl").write_text(GOOD + "\n", encoding="utf-8")
+    (data / "b.json").write_text(json.dumps([{"instruction": "가?", "input": "나", "output": "다."}]), encoding="utf-8")
+    (data / "c.csv").write_bytes("instruction,output\n라?,마.\n".encode("cp949"))
+    said = [{"from": "human", "value": "바?"}, {"from": "gpt", "value": "사."}]
+    pq.write_table(pa.Table.from_pylist([{"conversations": said}]), data / "d.parquet")
+    (data / "README.md").write_text("not data")
+    notes: list[str] = []
+    records = read_records(folder.data_files, notes.append)
+    assert [one.messages[-1].content for one in records] == ["그래.", "다.", "마.", "사."]
+    assert [one.messages[0].content for one in records] == ["안녕?", "가?\n\n나", "라?", "바?"]
+    assert [one.category for one in records] == ["test", "open_qa", "open_qa", "open_qa"]
+    assert [note.endswith("read as CP949") for note in notes] == [True]
+    (data / "e.jsonl").write_text(json.dumps({"messages": [{"role": "system", "content": "x"}, USER, ASSISTANT]}))
+    with pytest.raises(DataError, match=r"e\.jsonl:1: system: belongs in persona"):
+        read_records(folder.data_files, notes.append)
+
+
+def test_a_dataset_info_speaks_for_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text(
+        json.dumps({"x": {"file_name": "x.json", "columns": {"prompt": "q", "response": "a"}}})
+    )
+    (tmp_path / "x.json").write_text(json.dumps([{"q": "가?", "a": "나."}]))
+    (record_,) = read_records(sorted(tmp_path.iterdir()))
+    assert [turn.content for turn in record_.messages] == ["가?", "나."]
 
 
 def test_hash_is_of_the_records_alone(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Reading, checking and writing instruction data of any format, a record at a time."""
