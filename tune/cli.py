@@ -8,6 +8,7 @@ import typer
 
 from personas.console import make_app, run
 from personas.lang import say
+from tune import after_cli
 
 if TYPE_CHECKING:
     from personas.home import Home
@@ -103,6 +104,9 @@ def presets() -> None:
     for preset in preset_names():
         header = [line[2:] for line in (PRESETS / f"{preset}.yaml").read_text().splitlines() if line.startswith("# ")]
         print(preset, *header, sep="\n  ")
+
+
+after_cli.register(app)
 
 
 def main() -> None:
