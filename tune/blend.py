@@ -152,18 +152,18 @@ def blend_models(
 
 
 def _run_merge(config: dict[str, Any], made: Path, seed: int) -> None:
-    from mergekit.config import MergeConfiguration
-    from mergekit.merge import run_merge
-    from mergekit.options import MergeOptions
+    from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
+    from mergekit.merge import run_merge  # type: ignore[import-untyped]
+    from mergekit.options import MergeOptions  # type: ignore[import-untyped]
 
     options = MergeOptions(random_seed=seed, write_model_card=False, copy_tokenizer=True, lazy_unpickle=True)
     run_merge(MergeConfiguration.model_validate(config), str(made), options)
 
 
 def _run_moe(config: dict[str, Any], made: Path, seed: int) -> None:
-    from mergekit.moe.config import MoEMergeConfig
-    from mergekit.options import MergeOptions
-    from mergekit.scripts.moe import build
+    from mergekit.moe.config import MoEMergeConfig  # type: ignore[import-untyped]
+    from mergekit.options import MergeOptions  # type: ignore[import-untyped]
+    from mergekit.scripts.moe import build  # type: ignore[import-untyped]
 
     torch.manual_seed(seed)
     options = MergeOptions(random_seed=seed, write_model_card=False, copy_tokenizer=True)
@@ -219,19 +219,20 @@ def blend_adapters(
         )
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
     peft: Any = None
+    # not named by bare numbers: PEFT would take the `.0.` of a layer's name for adapter "0" and save nothing
     for number, adapter in enumerate(adapters):
         report(say(f"{adapter.name} 올리는 중", f"loading {adapter.name}"))
         try:
             if peft is None:
-                peft = PeftModel.from_pretrained(model, str(adapter.folder), adapter_name="0")
+                peft = PeftModel.from_pretrained(model, str(adapter.folder), adapter_name="from0")
             else:
-                peft.load_adapter(str(adapter.folder), adapter_name=str(number))
+                peft.load_adapter(str(adapter.folder), adapter_name=f"from{number}")
         except (RuntimeError, ValueError) as error:
             raise AdapterError(f"{adapter.name}: {str(error).splitlines()[-1].strip()}") from error
     torch.manual_seed(mix.seed)
     try:
         peft.add_weighted_adapter(
-            [str(i) for i in range(len(adapters))], mix.weights, "blend", combination_type=mix.method,
+            [f"from{i}" for i in range(len(adapters))], mix.weights, "blend", combination_type=mix.method,
             svd_rank=mix.rank if "svd" in mix.method else None,
             density=mix.density if mix.method in _WITH_DENSITY else None,
         )  # fmt: skip

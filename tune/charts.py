@@ -65,7 +65,7 @@ def _style() -> Iterator[None]:
     import matplotlib as mpl
 
     font = korean_font()
-    look = {
+    look: dict[Any, Any] = {
         "font.family": [*([font] if font else []), "DejaVu Sans"],
         "axes.unicode_minus": False,
         "svg.fonttype": "path",
@@ -199,7 +199,7 @@ def report_png(title: str, lines: list[str], history: list[dict[str, Any]], memo
     with _style():
         heights = [0.9, 3.6, *([1.5] if memory else [])]
         figure = Figure(figsize=(11, sum(heights) + 0.4), layout="constrained", dpi=150)
-        parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+        parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
         parts[0].text(0.012, 0.93, title, fontsize=17, weight="bold", va="top")
         for i, line in enumerate(lines):
             parts[0].text(0.012, 0.48 - 0.3 * i, line, fontsize=10.5, color="#5d6876", va="top")

@@ -39,7 +39,7 @@ def default_questions(persona: PersonaFolder | None, count: int = 10) -> list[st
     if persona is not None:
         found += persona.persona.questions
         if persona.eval_file.is_file():
-            held_out = [record.prompt for record in read_records([persona.eval_file])]
+            held_out = [r.prompt for r in read_records([persona.eval_file]) if r.prompt not in found]
             missing = max(0, count - len(dict.fromkeys(found)))
             found += [held_out[i * len(held_out) // max(1, missing)] for i in range(missing)]
     return list(dict.fromkeys(found))[:count]

@@ -99,9 +99,23 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]
         return torch.full((len(input_ids),), self.asked.is_set(), device=input_ids.device)
 
 
+class _Pieces(TextIteratorStreamer):  # type: ignore[misc]
+    """Gives each token's text as soon as it is whole characters; transformers' own waits for a blank after Hangul."""
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.next_tokens_are_prompt:
+            self.next_tokens_are_prompt = False
+            return
+        self.token_cache.extend(value.flatten().tolist())
+        text = self.tokenizer.decode(self.token_cache, **self.decode_kwargs)
+        if not text.endswith("\ufffd"):  # the rest of a character is still to come
+            self.on_finalized_text(text[self.print_len :])
+            self.print_len = len(text)
+
+
 def stream(speaker: Speaker, messages: list[Message], knobs: Knobs) -> Iterator[str]:
     """One reply, a piece of text at a time as tokens come; generation ends when the iterator is closed."""
-    streamer = TextIteratorStreamer(speaker.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer = _Pieces(speaker.tokenizer, skip_prompt=True, skip_special_tokens=True)
     stop, failure = _Stop(), []
 
     def work() -> None:

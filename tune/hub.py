@@ -197,12 +197,7 @@ def publish(
             still refuses after five attempts.
     """
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise HubError(f"--repo {repo}: {error}", "--repo org/name") from error
     token = get_token()
     if not token:
         raise HubError(say("허브 토큰이 없습니다", "no hub token"), "hf auth login | export HF_TOKEN")
@@ -238,7 +233,7 @@ def patiently(call: Callable[[], T], repo: str, token: str, report: Callable[[st
         HubError: refused, or still failing; the token is never in the message.
     """
     import httpx2
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     for wait in (*WAITS, None):
         try:
@@ -247,6 +242,8 @@ def patiently(call: Callable[[], T], repo: str, token: str, report: Callable[[st
             raise HubError(
                 say("HF_HUB_OFFLINE이 켜져 있습니다", "HF_HUB_OFFLINE is set"), "unset HF_HUB_OFFLINE"
             ) from error
+        except HFValidationError as error:
+            raise HubError(f"--repo {repo}: {error}", "--repo org/name") from error
         except HfHubHTTPError as error:
             status = error.response.status_code
             reason = f"{status} {error.server_message or ''}".strip()

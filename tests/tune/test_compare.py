@@ -123,7 +123,7 @@ def test_gateway_is_asked_for_base_and_persona(gateway: tuple[str, list[dict[str
     assert base["messages"][0] == {"role": "system", "content": "너는 토니"}
     assert [m["role"] for m in tuned["messages"]] == ["user"]  # the gateway puts the system prompt in front itself
     assert (base["max_tokens"], base["top_k"], base["temperature"]) == (9, 50, 0.1)
-    with pytest.raises(CompareError, match="404 .*no such model"):
+    with pytest.raises(CompareError, match=r"404 .*no such model"):
         list(ask_gateway(url, "nobody", "", ["?"], Knobs()))
     with pytest.raises(CompareError) as caught:
         list(ask_gateway("http://127.0.0.1:9", "ironman", "", ["?"], Knobs()))

@@ -47,7 +47,8 @@ def test_knobs(speaker: Speaker) -> None:
     assert answer(speaker, [ASK], warm) == answer(speaker, [ASK], warm)  # the seed decides
     assert answer(speaker, [ASK], warm) != answer(speaker, [ASK], warm.model_copy(update={"seed": 1}))
     assert Knobs().options() == {
-        "max_new_tokens": 256, "repetition_penalty": 1.1, "do_sample": True, "temperature": 0.1, "top_p": 0.95, "top_k": 50,
+        "max_new_tokens": 256, "repetition_penalty": 1.1, "do_sample": True, "temperature": 0.1,
+        "top_p": 0.95, "top_k": 50,
     }  # fmt: skip
     for wrong in ({"repetition_penalty": 2.1}, {"temperature": -1}, {"top_p": 0}):
         with pytest.raises(ValidationError):
