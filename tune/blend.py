@@ -162,7 +162,7 @@ def _run_merge(config: dict[str, Any], made: Path, seed: int) -> None:
 
 def _run_moe(config: dict[str, Any], made: Path, seed: int) -> None:
     from mergekit.moe.config import MoEMergeConfig  # type: ignore[import-untyped]
-    from mergekit.options import MergeOptions  # type: ignore[import-untyped]
+    from mergekit.options import MergeOptions
     from mergekit.scripts.moe import build  # type: ignore[import-untyped]
 
     torch.manual_seed(seed)
@@ -191,6 +191,7 @@ def _check_loads(made: Path, tidy: bool) -> None:
         for file in made.glob("model*.safetensors*"):
             file.unlink()
         model.config._name_or_path = ""
+        model._weight_conversions = None  # what loading noted: nothing to convert; saving looks the family's up again
         model.save_pretrained(made)
 
 

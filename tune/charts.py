@@ -5,6 +5,7 @@ with boxes for letters helps nobody.
 """
 
 import io
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ def _style() -> Iterator[None]:
     import matplotlib as mpl
 
     font = korean_font()
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of every weight it has to round
     look: dict[Any, Any] = {
         "font.family": [*([font] if font else []), "DejaVu Sans"],
         "axes.unicode_minus": False,
@@ -159,7 +161,7 @@ def _draw_memory(axes: "Axes", memory: Memory) -> None:
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("GiB")
     axes.set_title(label("메모리", "Memory"))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5), ncols=3)
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def _as_svg(figure: "Figure") -> str:
@@ -187,7 +189,7 @@ def memory_svg(memory: Memory) -> str:
     from matplotlib.figure import Figure
 
     with _style():
-        figure = Figure(figsize=(10.4, 2.1), layout="constrained")
+        figure = Figure(figsize=(10.4, 2.2), layout="constrained")
         _draw_memory(figure.subplots(), memory)
         return _as_svg(figure)
 
@@ -197,7 +199,7 @@ def report_png(title: str, lines: list[str], history: list[dict[str, Any]], memo
     from matplotlib.figure import Figure
 
     with _style():
-        heights = [0.9, 3.6, *([1.5] if memory else [])]
+        heights = [0.9, 3.6, *([1.9] if memory else [])]
         figure = Figure(figsize=(11, sum(heights) + 0.4), layout="constrained", dpi=150)
         parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
         parts[0].text(0.012, 0.93, title, fontsize=17, weight="bold", va="top")

@@ -102,6 +102,9 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]
 class _Pieces(TextIteratorStreamer):  # type: ignore[misc]
     """Gives each token's text as soon as it is whole characters; transformers' own waits for a blank after Hangul."""
 
+    next_tokens_are_prompt: bool
+    print_len: int
+
     def put(self, value: torch.Tensor) -> None:
         if self.next_tokens_are_prompt:
             self.next_tokens_are_prompt = False

@@ -54,7 +54,7 @@ def test_slerp_goes_the_way_from_one_to_the_other(three: list[Path], tmp_path: P
     assert torch.allclose(weights(tmp_path / "1.0"), weights(other), atol=1e-6)
     a, b, half = (weights(f).flatten() for f in (one, other, tmp_path / "0.5"))
     cosine = torch.nn.functional.cosine_similarity
-    assert cosine(half, a, dim=0).item() == pytest.approx(cosine(half, b, dim=0).item(), abs=1e-3)
+    assert cosine(half, a, dim=0).item() == pytest.approx(cosine(half, b, dim=0).item(), abs=0.01)
     assert AutoTokenizer.from_pretrained(tmp_path / "0.5").eos_token == "</s>"
     assert not any(str(tmp_path) in p.read_text() for p in (tmp_path / "0.5").glob("*.json"))
 
