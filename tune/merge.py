@@ -28,7 +28,7 @@ from tune.locate import Adapter, lineage
 LINEAGE_FILE = "lineage.json"
 _KEPT = ("LICENSE*", "NOTICE*")
 TOLERANCE = {torch.float32: 1e-4}
-HALF_TOLERANCE = 0.05
+HALF_TOLERANCE = 0.1  # of 16-bit arithmetic alone: 0.036 was seen on Gemma 3 270M in bfloat16
 
 
 class MergeError(GamyeonError):
