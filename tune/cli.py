@@ -6,7 +6,7 @@ import typer
 
 from personas.console import make_app, run
 from personas.lang import say
-from tune import loop_cli
+from tune import after_cli, loop_cli
 from tune.data_cli import app as data_app
 
 app = make_app(
@@ -63,6 +63,7 @@ def presets() -> None:
 
 
 loop_cli.mount(app)
+after_cli.register(app)
 
 
 def main() -> None:
