@@ -12,6 +12,8 @@ from rag.pages import Block, Line, Parsed, RawPage
 
 Glue = Callable[[str, str], bool]
 _EDGE = 0.12
+_LARGE = 1.12  # of the body's size: a heading
+_PAGE_NUMBER = re.compile(r"[-–—\s]*#(\s*/\s*#)?[-–—\s]*(쪽|페이지)?")
 _SENTENCE_END = re.compile(r"[.!?。…:;」』\")\]]\s*$")
 _ITEM = re.compile(r"\s*(?:[-•●○◦▪■□▶※*·–]\s|\(?\d{1,3}[.)]\s|[가-하][.)]\s|\(?[a-zA-Z][.)]\s|[①-⑳㉠-㉭])")
 _NUMBERED = re.compile(
@@ -40,14 +42,14 @@ def clean(parsed: Parsed, glue: Glue) -> list[Block]:
         for block in blocks:
             block.text = "\n".join(tidy(line) for line in block.text.split("\n")).strip()
         return [block for block in blocks if block.text]
-    running = _running_lines(parsed.pages)
     body = _body_size(parsed.pages)
+    running = _running_lines(parsed.pages, body)
     levels = _levels(parsed, body)
     words = _vocabulary(parsed.pages)
     titles = {(entry.page, _key(entry.title)): entry.level for entry in parsed.outline}
     blocks: list[Block] = []
     for page in parsed.pages:
-        kept = [line for line in page.lines if not _is_running(line, page, running)]
+        kept = [line for line in page.lines if not _is_running(line, page, running, body)]
         made = _page_blocks(kept, page.number, Mender(glue, words), levels, titles, body)
         if blocks and made and _runs_on(blocks[-1], made[0]):
             _append(blocks[-1], made.pop(0), Mender(glue, words))
@@ -63,24 +65,25 @@ def _masked(text: str) -> str:
     return re.sub(r"\d+|\b[ivxlc]+\b", "#", text.strip().lower())
 
 
-def _at_edge(line: Line, page: RawPage) -> bool:
-    return line.y0 > page.height * (1 - _EDGE) or line.y1 < page.height * _EDGE
+def _running_key(line: Line, page: RawPage, body: float) -> str | None:
+    """What makes an edge line the same on every page; None away from the edge. A large line is a title, number and all."""
+    if not (line.y0 > page.height * (1 - _EDGE) or line.y1 < page.height * _EDGE):
+        return None
+    return line.text.strip() if line.size >= body * _LARGE else _masked(line.text)
 
 
-def _running_lines(pages: list[RawPage]) -> set[str]:
+def _running_lines(pages: list[RawPage], body: float) -> set[str]:
     """Edge lines that stand on three pages or more, at least a tenth of them: headers, footers, page numbers."""
     counts = Counter(
-        text for page in pages for text in {_masked(line.text) for line in page.lines if _at_edge(line, page)}
+        key for page in pages for key in {_running_key(line, page, body) for line in page.lines} if key is not None
     )
     least = max(3, len(pages) // 10)
-    return {text for text, count in counts.items() if count >= least}
+    return {key for key, count in counts.items() if count >= least}
 
 
-def _is_running(line: Line, page: RawPage, running: set[str]) -> bool:
-    if not _at_edge(line, page):
-        return False
-    masked = _masked(line.text)
-    return masked in running or re.fullmatch(r"[-–—\s]*#(\s*/\s*#)?[-–—\s]*(쪽|페이지)?", masked) is not None
+def _is_running(line: Line, page: RawPage, running: set[str], body: float) -> bool:
+    key = _running_key(line, page, body)
+    return key is not None and (key in running or _PAGE_NUMBER.fullmatch(key) is not None)
 
 
 def _body_size(pages: list[RawPage]) -> float:
@@ -93,7 +96,7 @@ def _body_size(pages: list[RawPage]) -> float:
 
 def _levels(parsed: Parsed, body: float) -> list[float]:
     """Sizes of headings, the largest first."""
-    sizes = {round(line.size) for page in parsed.pages for line in page.lines if line.size >= body * 1.12}
+    sizes = {round(line.size) for page in parsed.pages for line in page.lines if line.size >= body * _LARGE}
     return sorted(sizes, reverse=True)
 
 
@@ -171,7 +174,7 @@ def _level(cell: list[Line], text: str, levels: list[float], titled: int | None,
     if len(text) > 100 or len(cell) > 3 or not re.search(r"\w", text):
         return 0
     size = cell[0].size
-    if size >= body * 1.12 and not text.endswith(("다.", "요.")):
+    if size >= body * _LARGE and not text.endswith(("다.", "요.")):
         return min(6, 1 + levels.index(round(size))) if round(size) in levels else 6
     numbered = _NUMBERED.match(text) is not None
     if cell[0].bold and len(text) <= 60 and not _SENTENCE_END.search(text.rstrip(")")) and len(cell) == 1:

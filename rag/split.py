@@ -90,7 +90,7 @@ def _pieces(blocks: list[Block], sentences: Sentences, size: int) -> list[_Piece
     offset = 0
     for block in blocks:
         if block.level:
-            path = [*((level, title) for level, title in path if level < block.level), (block.level, block.text)]
+            path = [*(above for above in path if _is_above(above, block)), (block.level, block.text)]
         heading = " > ".join(title for _, title in path)
         if block.level:
             spans = [(0, len(block.text))]
@@ -103,6 +103,18 @@ def _pieces(blocks: list[Block], sentences: Sentences, size: int) -> list[_Piece
             pieces.append(_Piece(offset + begin, offset + end, page, heading, block.level))
         offset += len(block.text) + 1
     return pieces
+
+
+def _is_above(heading: tuple[int, str], block: Block) -> bool:
+    """Whether a heading still holds below a new one; section numbers know better than type sizes."""
+    depths = _depth(heading[1]), _depth(block.text)
+    return depths[0] < depths[1] if depths[0] and depths[1] else heading[0] < block.level
+
+
+def _depth(title: str) -> int:
+    """1 for "3. …", 2 for "3.1 …"; 0 for a title without a number."""
+    found = re.match(r"(\d+(?:\.\d+)*)\.?\s", title)
+    return found[1].count(".") + 1 if found else 0
 
 
 def _rows(text: str) -> list[tuple[int, int]]:
@@ -126,26 +138,32 @@ def _cut(text: str, begin: int, end: int, size: int) -> list[tuple[int, int]]:
 
 
 def without_contents(blocks: list[Block]) -> list[Block]:
-    """Blocks without contents pages: lines that lead by dots to a page number, and what stands under "차례".
+    """Blocks without contents pages: lines that lead by dots to a page number, and the entries under "차례".
 
     A contents page names every topic and answers nothing, so it would win searches that it cannot serve.
     """
+    last = {_entry(block.text): index for index, block in enumerate(blocks) if block.text}
     kept: list[Block] = []
-    under: Block | None = None
-    for block in blocks:
+    inside = False
+    for index, block in enumerate(blocks):
         if _CONTENTS.fullmatch(block.text):
-            under = block
+            inside = True
             continue
         lines = block.text.split("\n")
-        leading = [line for line in lines if _LEADER.search(line)]
-        if len(leading) * 2 > len(lines):
+        if sum(1 for line in lines if _LEADER.search(line)) * 2 > len(lines):
             continue
-        if under is not None and (block.page > under.page + 30 or _is_prose(block)):
-            under = None
-        if under is None or not re.search(r"\d+\s*$", block.text):
-            kept.append(block)
+        if inside:
+            # An entry comes again where its section begins, or ends with a page number.
+            if last[_entry(block.text)] > index or re.search(r"\s\d+$", block.text):
+                continue
+            inside = not _is_prose(block)
+        kept.append(block)
     return kept
 
 
+def _entry(text: str) -> str:
+    return re.sub(r"\W", "", re.sub(r"[\s.·…-]+\d*$", "", text)).lower()
+
+
 def _is_prose(block: Block) -> bool:
-    return not block.level and len(block.text) > 80 and re.search(r"다\.|요\.", block.text) is not None
+    return not block.level and len(block.text) > 60 and re.search(r"[다요]\.", block.text) is not None
