@@ -69,7 +69,8 @@ def _running_key(line: Line, page: RawPage, body: float) -> str | None:
     """What makes an edge line the same on every page; None away from the edge. A large line is a title, number and all."""
     if not (line.y0 > page.height * (1 - _EDGE) or line.y1 < page.height * _EDGE):
         return None
-    return line.text.strip() if line.size >= body * _LARGE else _masked(line.text)
+    masked = _masked(line.text)
+    return line.text.strip() if line.size >= body * _LARGE and not _PAGE_NUMBER.fullmatch(masked) else masked
 
 
 def _running_lines(pages: list[RawPage], body: float) -> set[str]:

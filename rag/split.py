@@ -162,7 +162,8 @@ def without_contents(blocks: list[Block]) -> list[Block]:
 
 
 def _entry(text: str) -> str:
-    return re.sub(r"\W", "", re.sub(r"[\s.·…-]+\d*$", "", text)).lower()
+    """A title without its number, leader dots and page, to tell an entry and its section as the same."""
+    return re.sub(r"\W", "", re.sub(r"^제?\s?[\d.]+\s?[장절편]?\.?\s|[\s.·…-]+\d*$", "", text)).lower()
 
 
 def _is_prose(block: Block) -> bool:
