@@ -56,7 +56,8 @@ def _breaks(held: _Open, piece: _Piece, size: int) -> bool:
     """Whether a passage should end before a piece: at a heading, or at a page's end once it is half full."""
     last = held.pieces[-1]
     if piece.level:
-        return any(not p.level for p in held.pieces) and held.size() >= size * 0.3
+        full = held.size() >= size * 0.3 or piece.page != last.page or _depth(piece.heading.split(" > ")[-1]) == 1
+        return full and any(not p.level for p in held.pieces)
     return piece.page != last.page and held.size() >= size * 0.5
 
 
