@@ -126,7 +126,7 @@ class Mender:
     def _one_word(self, left: str, right: str) -> bool:
         if left[-1:] in "/_" or (left.endswith("-") and right[:1].isalnum()):
             return True
-        if not (_hangul(right[0]) and (_hangul(left[-1]) or left[-1].isascii() and left[-1].isalnum())):
+        if not (_hangul(right[0]) and (_hangul(left[-1]) or (left[-1].isascii() and left[-1].isalnum()))):
             return False
         tail, head = left.split()[-1], right.split()[0]
         whole = self._words[tail + head]
@@ -214,7 +214,7 @@ def _continues(cell: list[Line], line: Line, right: float, in_table: bool) -> bo
     if line.y1 > last.y1 or gap > 0.9 * height or abs(line.size - last.size) > 0.6 or line.bold != last.bold:
         return False
     if in_table:
-        return abs(line.x0 - cell[0].x0) < 4 or line.x0 < last.x1 and line.x1 > last.x0
+        return abs(line.x0 - cell[0].x0) < 4 or (line.x0 < last.x1 and line.x1 > last.x0)
     if _ITEM.match(line.text) or _NUMBERED.match(line.text):
         return False
     first = line.text.split()[0]

@@ -12,7 +12,7 @@ from personas.lang import say
 
 if TYPE_CHECKING:
     from rag.ingest import Event, Report
-    from rag.retriever import Filter, Found
+    from rag.retriever import Found
 
 app = make_app(say("문서를 넣고, 찾고, 출처와 함께 답합니다", "Documents in, cited passages out"))
 _NAMED = typer.Option("--collection", "-c", help=say("컬렉션 이름", "the collection's name"))

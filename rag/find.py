@@ -64,7 +64,7 @@ def _folder(root: Path, wanted: Wanted, settings: RagSettings) -> None:
         if not real.is_relative_to(root):
             wanted.refused.append(file_error("outside", path, str(real), settings))
         elif real.is_file():
-            wanted.files.append(Found(real, nfc(str(path.relative_to(root)))))
+            wanted.files.append(Found(real, nfc(str(real.relative_to(root)))))
 
 
 def nfc(text: str) -> str:

@@ -197,7 +197,7 @@ def _by_length(rows: list[tuple[int, bytes, str]]) -> Iterator[list[tuple[int, b
         yield rows[begin : begin + _BATCH]
 
 
-class chroma_errors:  # noqa: N801 - used as a statement, like contextlib's
+class chroma_errors:
     """Chroma's failures as ours."""
 
     def __enter__(self) -> None: ...
