@@ -119,7 +119,7 @@ class Store:
             db.execute("DELETE FROM doomed WHERE chroma = ?", (collection.chroma,))
             db.execute("INSERT INTO doomed VALUES (?, 0)", (collection.chroma,))
             db.execute("DELETE FROM collections WHERE id = ?", (collection.id,))
-            _forget_vectors(db)
+            forget_vectors(db)
 
     def documents(self, collection: Collection) -> list[DocumentRow]:
         rows = self._db.execute(
@@ -128,7 +128,7 @@ class Store:
             " WHERE collection_id = ? GROUP BY d.id ORDER BY name",
             (collection.id,),
         )
-        return [DocumentRow(*row[:7], json.loads(row[7]), bool(row[8]), row[9], row[10], row[11] or 0) for row in rows]
+        return [DocumentRow(*_typed(row)) for row in rows]
 
     def put(self, collection: Collection, document: NewDocument) -> int:
         """Write a document in place of the one from the same source; returns its id. The commit is the acknowledgement.
@@ -178,7 +178,6 @@ class Store:
         """Remove a document with its passages and words; its vectors are doomed."""
         with self.change() as db:
             _remove(db, collection, document_id)
-            _forget_vectors(db)
 
     def passages(self, ids: list[int]) -> dict[int, Stored]:
         """Passages by id; those that are gone are left out."""
@@ -231,7 +230,7 @@ def _remove(db: sqlite3.Connection, collection: Collection, document_id: int) ->
     db.execute("DELETE FROM documents WHERE id = ?", (document_id,))
 
 
-def _forget_vectors(db: sqlite3.Connection) -> None:
+def forget_vectors(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM vectors WHERE NOT EXISTS (SELECT 1 FROM passages p WHERE p.hash = vectors.hash)")
 
 
