@@ -16,7 +16,7 @@ from rag.embed import Embedder, Vectors
 from rag.errors import StoreError
 from rag.rows import Collection
 from rag.settings import RagSettings
-from rag.store import Store, forget_vectors, embedded_text
+from rag.store import Store, embedded_text, forget_vectors
 
 _BATCH = 32
 Progress = Callable[[int, int], None]
@@ -151,7 +151,9 @@ class VectorIndex:
             with self._store.change() as db:
                 db.executemany("DELETE FROM doomed WHERE chroma = ? AND passage_id = ?", rows)
                 for name in {row[0] for row in rows}:
-                    changed = "UPDATE collections SET version = version + 1 WHERE ? = 'gamyeon-' || id || '-' || generation"
+                    changed = (
+                        "UPDATE collections SET version = version + 1 WHERE ? = 'gamyeon-' || id || '-' || generation"
+                    )
                     db.execute(changed, (name,))
                 forget_vectors(db)
 
