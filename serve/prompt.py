@@ -39,13 +39,16 @@ def for_persona(payload: Payload, persona: Persona, engine_model: str, vllm: boo
     The client's own values always win over the persona's defaults. `stop` strings of both are joined. An engine
     that may not be vLLM gets no defaults that only vLLM knows.
     """
-    defaults = persona.sampling.model_dump(exclude_none=True, exclude=None if vllm else _VLLM_ONLY)
-    stops = defaults.pop("stop", [])
     wanted = {
         key: value
-        for key, value in defaults.items()
-        if payload.get(key) is None and not any(payload.get(k) is not None for k in _ALSO.get(key, ()))
+        for key, value in persona.sampling  # a loop over the model: `model_dump` costs more than all the rest here
+        if value is not None
+        and payload.get(key) is None
+        and key != "stop"
+        and (vllm or key not in _VLLM_ONLY)
+        and not any(payload.get(other) is not None for other in _ALSO.get(key, ()))
     }
+    stops = persona.sampling.stop
     made = {**payload, **wanted, "model": engine_model}
     if "input" in payload:  # the Responses API has no stop strings, and its own names for two fields
         return _for_responses(made, payload, persona.system_prompt)

@@ -38,6 +38,7 @@ class Wire(asyncio.Protocol):
         self.status = 0
         self.headers: Headers = {}
         self.done = False
+        self._keeps = False
         self.busy = False
         self.last = self._loop.time()
 
@@ -84,6 +85,7 @@ class Wire(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status:
             self.done = True
+            self._keeps = self._parser.should_keep_alive()  # the parser knows it at this moment alone
 
     # What the relay calls.
 
@@ -94,7 +96,7 @@ class Wire(asyncio.Protocol):
             and self.done
             and not self._parts
             and not self._transport.is_closing()
-            and self._parser.should_keep_alive()
+            and self._keeps
         )
 
     def send(self, data: bytes) -> None:
