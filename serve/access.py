@@ -23,7 +23,7 @@ _PREFIX = "gy-"
 _REFRESH_SECONDS = 1.0
 _MISS_SECONDS = 0.2  # an unknown key makes the table be read again, at most this often
 _GUESS_MEMORY = 60.0  # seconds after which a client's wrong keys are forgotten
-_MAX_DELAYED = 100  # wrong keys that wait for their answer at a time
+_MAX_DELAYED = 64  # wrong keys that wait for their answer at a time
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, sha256 BLOB NOT NULL UNIQUE, scopes TEXT NOT NULL, limits TEXT NOT NULL,

@@ -80,6 +80,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     ]
     handlers = {ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash}
     other = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    other.router.redirect_slashes = False
     other.state.gamyeon = state
     other.state.catalog = catalog
     other.state.engine = engine

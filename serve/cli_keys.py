@@ -70,7 +70,7 @@ def ls(as_json: Json = False) -> None:
             print(json.dumps(row, ensure_ascii=False))
         return
     for row in rows:
-        row["scopes"], row["limits"] = " ".join(row["scopes"]), json.dumps(row["limits"])  # type: ignore[call-overload]
+        row["scopes"], row["limits"] = json.dumps(row["scopes"]), json.dumps(row["limits"])
     _print_table(["id", "name", "scopes", "limits", "created", "revoked"], rows)
 
 

@@ -24,7 +24,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _header_bytes = 0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self.app_state = {**self.app_state, "abort": self.transport.abort}
         self._late = self.loop.call_later(_HEADER_SECONDS, self._end_late)

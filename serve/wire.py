@@ -91,13 +91,7 @@ class Wire(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return (
-            self.error is None
-            and self.done
-            and not self._parts
-            and not self._transport.is_closing()
-            and self._keeps
-        )
+        return self.error is None and self.done and not self._parts and not self._transport.is_closing() and self._keeps
 
     def send(self, data: bytes) -> None:
         self.busy = True

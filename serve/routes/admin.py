@@ -30,7 +30,7 @@ class NewKey(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
-    scopes: list[Scope] = Field(default_factory=lambda: ["chat"], min_length=1, max_length=len(SCOPES))
+    scopes: list[Scope] = Field(["chat"], min_length=1, max_length=len(SCOPES))
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     concurrency: Count | None = None

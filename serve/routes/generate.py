@@ -73,6 +73,8 @@ def read_head(body: bytes) -> Head:
         BadRequest: not JSON, not an object, or no model.
     """
     try:
+        if not body.isascii():
+            body.decode()  # msgspec does not look into the fields that it skips
         head = _HEAD.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the request body is not a valid JSON object: {error}") from None
