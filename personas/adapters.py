@@ -156,18 +156,32 @@ class AdapterStore:
         folder = self.folder(persona, version)
         manifest = read_manifest(folder)
         verify_files(folder, manifest)
-        now = describe(base)
-        differs = [key for key in now if manifest.base.get(key) != now[key]]
-        if differs:
-            raise AdapterError(
-                say(
-                    f"{manifest.id}은(는) 다른 베이스로 튜닝되었습니다: ",
-                    f"{manifest.id} was trained on another base: ",
-                )
-                + ", ".join(f"{key} {manifest.base.get(key, '?')[:12]} ≠ {now[key][:12]}" for key in differs),
-                f"tune persona {persona}",
-            )
+        check_base(manifest, base)
         return manifest
+
+
+def check_base(manifest: Manifest, base: Base) -> None:
+    """Compare the base that an adapter was trained on with this one.
+
+    Raises:
+        AdapterError: weights, template or tokenizer differ; says which.
+    """
+    if differs := base_differences(manifest.base, base):
+        raise AdapterError(
+            say(
+                f"{manifest.id}은(는) 다른 베이스로 튜닝되었습니다: ",
+                f"{manifest.id} was trained on another base: ",
+            )
+            + differs,
+            f"tune persona {manifest.persona}",
+        )
+
+
+def base_differences(recorded: dict[str, str], base: Base) -> str:
+    """What a base differs in from a record of one, as `name old ≠ new, …`; empty where nothing does."""
+    now = describe(base)
+    differs = [key for key in now if recorded.get(key) != now[key]]
+    return ", ".join(f"{key} {recorded.get(key, '?')[:12]} ≠ {now[key][:12]}" for key in differs)
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
