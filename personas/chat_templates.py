@@ -45,6 +45,12 @@ def split_spec(spec: str) -> tuple[str, str]:
     return base, template
 
 
+def family_of(base: str) -> str:
+    """The template's name for a base that brings none, by its own name."""
+    name = base.rstrip("/").rsplit("/", 1)[-1].lower()
+    return next((template for part, template in FAMILIES.items() if part in name), PLAIN)
+
+
 def fit_template(spec: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     """The template for a base: the named one, its own with generation marks, or its family's.
 
@@ -54,9 +60,7 @@ def fit_template(spec: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     base, named = split_spec(spec)
     own = tokenizer.chat_template
     if named or not own:
-        name = base.rstrip("/").rsplit("/", 1)[-1].lower()
-        named = named or next((template for part, template in FAMILIES.items() if part in name), PLAIN)
-        return (TEMPLATES / f"{named}.jinja").read_text(encoding="utf-8")
+        return (TEMPLATES / f"{named or family_of(base)}.jinja").read_text(encoding="utf-8")
     from trl.chat_template_utils import get_training_chat_template
 
     assert isinstance(own, str)

@@ -88,7 +88,7 @@ def _list_of(schema: Json) -> Json:
 def _generate(path: str, names: list[str]) -> Json:
     properties, required = _GENERATING[path]
     model = {"anyOf": [{"enum": names}, {"type": "string"}]}
-    schema = {"type": "object", "required": required, "properties": {"model": model, **_COMMON, **properties}}
+    schema = {"type": "object", "required": required, "properties": {"model": model} | _COMMON | properties}
     responses = _answers({"type": "object"}, more=_ENGINE)
     responses["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
     body = {"required": True, "content": {"application/json": {"schema": schema}}}

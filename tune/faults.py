@@ -1,19 +1,26 @@
 """What can go wrong in the middle of a training, as errors that say which setting to change."""
 
+import errno
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from personas.errors import GamyeonError
 from personas.lang import say
 from tune.preference_settings import PreferenceSettings
-from tune.settings import SftSettings
+from tune.settings import Training
 
-_Settings = SftSettings | PreferenceSettings
+# What safetensors (Rust's I/O error) and torch's zip writer say of a disk that is full; neither keeps errno.
+_DISK_SIGNS = ("No space left", "File too large", "Disk quota", "PytorchStreamWriter failed", "unexpected pos")
+
+_Settings = Training | PreferenceSettings
 
 
 class TrainingError(GamyeonError):
@@ -52,6 +59,25 @@ def memory_explained(settings: _Settings) -> Iterator[None]:
         if smaller == settings.batch_size:
             hint = f"--set gradient_checkpointing=true --set max_length={settings.max_length // 2}"
         raise TrainingError(say("메모리가 모자랍니다", "out of memory"), hint) from error
+
+
+@contextmanager
+def disk_explained(folder: Path) -> Iterator[None]:
+    """Turn a checkpoint that could not be written into an error; checkpoints from before are whole and stay."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if not (full or any(sign in str(error) for sign in _DISK_SIGNS)):
+            raise
+        free = shutil.disk_usage(folder).free / 1e9
+        raise TrainingError(
+            say(
+                f"체크포인트를 쓸 수 없습니다 ({folder}, 남은 공간 {free:.1f} GB); 전 체크포인트는 그대로 있습니다",
+                f"cannot write a checkpoint ({folder}, {free:.1f} GB free); earlier checkpoints are whole",
+            ),
+            say("자리를 비우고 같은 명령을 다시, 또는 --set keep=1", "make room and run it again, or --set keep=1"),
+        ) from error
 
 
 def _is_memory(error: RuntimeError) -> bool:

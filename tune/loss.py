@@ -11,6 +11,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from tune.examples import IGNORED
@@ -57,21 +58,39 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return ctx.gradient * scale.to(ctx.gradient.dtype), None, None
 
 
-def _label_loss(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> LabelLoss:
-    targets = labels[:, 1:]
-    labelled = targets != IGNORED
-    said = hidden[:, :-1][labelled].to(weight.dtype)
-    loss, right = _LinearCrossEntropy.apply(said, weight, targets[labelled])  # type: ignore[no-untyped-call]
-    return LabelLoss(loss, right, labelled.sum())
+def _frozen_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return _LinearCrossEntropy.apply(hidden.to(weight.dtype), weight, targets)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def _chunk_loss(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    logits = head(hidden).float()
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), _right(logits, targets)
+
+
+def _right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (logits.gather(1, targets[:, None]) >= logits.amax(1, keepdim=True)).sum()
+
+
+def _trained_loss(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """For an output layer that is trained itself, whole or by LoRA: each chunk is made again in the backward pass."""
+    parts = [
+        checkpoint(_chunk_loss, head, *part, use_reentrant=False)
+        for part in zip(hidden.split(_CHUNK), targets.split(_CHUNK), strict=True)
+    ]
+    return torch.stack([loss for loss, _ in parts]).sum(), torch.stack([right for _, right in parts]).sum()
 
 
 def has_plain_frozen_head(model: PreTrainedModel) -> bool:
-    """Whether the output layer is what `add_label_loss` computes: linear, frozen, without soft cap or scale."""
+    """Whether the output layer is a frozen linear one, whole on this device (ZeRO-3 marks a shard with `ds_id`)."""
     head = model.get_output_embeddings()
-    config = model.config.get_text_config()
-    scaled = any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
     plain = type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad
-    return plain and not scaled
+    return plain and not hasattr(head.weight, "ds_id")
+
+
+def has_scaled_logits(model: PreTrainedModel) -> bool:
+    """Whether the model does more to its logits than its output layer says: a soft cap or a scale."""
+    config = model.config.get_text_config()
+    return any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"))
 
 
 def add_label_loss(model: PreTrainedModel) -> None:
@@ -85,8 +104,17 @@ def add_label_loss(model: PreTrainedModel) -> None:
     def with_label_loss(self: PreTrainedModel, *args: Any, label_loss: bool = False, **kwargs: Any) -> Any:
         if not label_loss:
             return forward(*args, **kwargs)
-        labels = kwargs.pop("labels")
-        hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state
-        return _label_loss(hidden, self.get_output_embeddings().weight, labels)
+        targets = kwargs.pop("labels")[:, 1:]
+        labelled = targets != IGNORED
+        wanted = targets[labelled]
+        if has_scaled_logits(self):
+            logits = forward(*args, use_cache=False, **kwargs).logits[:, :-1][labelled].float()
+            made = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"), _right(logits, wanted)
+        else:
+            hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1][labelled]
+            head = self.get_output_embeddings()
+            frozen = has_plain_frozen_head(self)
+            made = _frozen_loss(hidden, head.weight, wanted) if frozen else _trained_loss(head, hidden, wanted)
+        return LabelLoss(made[0], made[1], labelled.sum())
 
     model.forward = MethodType(with_label_loss, model)

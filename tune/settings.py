@@ -1,55 +1,110 @@
 """The settings of a recipe: a preset file, then overrides; contradictions are refused before anything is loaded."""
 
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from personas.errors import GamyeonError
-from personas.lang import say
-from personas.schema import EMBEDDED_BASE
+from tune.preset_files import PRESETS, SettingsError, default_preset, preset_names, preset_values
 
-PRESETS = Path(__file__).parent / "presets"
+__all__ = ["PRESETS", "SettingsError", "SftSettings", "default_preset", "load_settings", "preset_names"]
 
 
-class SettingsError(GamyeonError):
-    """A preset or an override is faulty."""
-
-
-class SftSettings(BaseModel):
-    """Settings of supervised fine-tuning with LoRA; names are PEFT's and the Trainer's own."""
+class Training(BaseModel):
+    """What every recipe trains with; names are PEFT's and the Trainer's own where they have one."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+    method: Literal["lora", "qlora", "full"] = "lora"
+    template: str = Field("", description="a chat template by name; empty: the base's own or its family's")
     rank: int = Field(16, ge=1, le=512)
     alpha: int = Field(16, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
+    target_modules: str | list[str] = Field("all-linear", description="or a list, or `family` (tune/families.py)")
+    quantisation: Literal["nf4", "fp4"] = Field("nf4", description="of the frozen base in qlora")
+    compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="of qlora's products")
+    double_quantisation: bool = False
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="auto: bf16 where it is fast")
+    optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_32bit"] = Field(
+        "adamw_torch", description="adamw_torch where there is no CUDA"
+    )
     batch_size: int = Field(4, ge=1, description="records a step on one device")
     gradient_accumulation: int = Field(1, ge=1)
     epochs: float = Field(3, gt=0)
-    max_steps: int = Field(-1, description="-1: as many as the epochs need")
+    max_steps: int = Field(-1, ge=-1, description="-1: as many as the epochs need")
     learning_rate: float = Field(1e-4, gt=0)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     max_length: int = Field(1024, ge=16, description="tokens; longer records are refused, not cut")
+    drop_longer: bool = Field(False, description="leave longer records out instead, and say how many")
     gradient_checkpointing: bool = False
-    validation_share: float = Field(0.05, ge=0, lt=0.5, description="of the training records, for the best epoch")
-    scales: list[float] = Field([1.0], description="factors of the adapter's update; the best on validation is taken")
     log_every: int = Field(10, ge=1, description="steps")
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, description="checkpoints kept, the best among them")
     seed: int = 42
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+
+    def contradictions(self) -> Iterator[str]:
+        """Pairs of settings that cannot both be meant."""
+        if self.method == "full":
+            yield from self._not_with("method=full", "rank", "alpha", "dropout", "target_modules")
+        if self.method != "qlora":
+            names = ("quantisation", "compute_dtype", "double_quantisation")
+            yield from self._not_with(f"method={self.method}", *names)
+        if 0 < self.max_steps <= self.warmup_steps:
+            yield f"warmup_steps={self.warmup_steps} and max_steps={self.max_steps}: the warm-up would never end"
+        if self.max_steps == 0:
+            yield "max_steps=0: -1 for as many as the epochs need"
+
+    def _not_with(self, other: str, *names: str) -> Iterator[str]:
+        """A complaint for each setting that was changed though `other` gives it no meaning."""
+        for name in names:
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                yield f"{other} and {name}={value}: leave out one"
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if found := list(self.contradictions()):
+            raise ValueError("; ".join(found))
+        return self
 
 
-def preset_names() -> list[str]:
-    return sorted(file.stem for file in PRESETS.glob("*.yaml"))
+S = TypeVar("S", bound=Training)
 
 
-def default_preset(base: str) -> str:
-    """The preset for a base where none is named: small steps for the embedded one, SPEC's persona preset else."""
-    return "embedded" if base == EMBEDDED_BASE else "persona"
+class SftSettings(Training):
+    """Settings of supervised fine-tuning."""
+
+    validation_share: float = Field(0.05, ge=0, lt=0.5, description="of the training records, for the best checkpoint")
+    eval_every: int | None = Field(None, ge=1, description="steps; none: when a checkpoint is saved")
+    best_metric: Literal["loss", "accuracy"] = Field("loss", description="on validation; accuracy is next-token")
+    scales: list[float] = Field([1.0], description="factors of the adapter's update; the best on validation is taken")
+    special_tokens: list[str] = Field([], description="new tokens; the embeddings are resized")
+    eos_token: str = Field("", description="which of the new tokens ends an answer")
+    packing: bool = Field(True, description="one row a batch, shared beginnings written once, where the device can")
+
+    def contradictions(self) -> Iterator[str]:
+        """Pairs of settings that cannot both be meant."""
+        yield from super().contradictions()
+        if self.method == "full":
+            yield from self._not_with("method=full", "scales")
+        if not self.validation_share:
+            yield from self._not_with("validation_share=0", "scales", "best_metric", "eval_every")
+        if self.eval_every and self.save_every % self.eval_every:
+            yield f"save_every={self.save_every} and eval_every={self.eval_every}: not a multiple of it"
+        if self.eos_token and self.eos_token not in self.special_tokens:
+            yield f"eos_token={self.eos_token} and special_tokens={self.special_tokens}: not among them"
+        if self.special_tokens and self.method != "full" and "embed_tokens" not in self.target_modules:
+            yield f"special_tokens and target_modules={self.target_modules}: new rows need embed_tokens to be trained"
+
+    @property
+    def gives_whole_model(self) -> bool:
+        """Whether the result is a model: all weights are trained, or embeddings that a LoRA server cannot take."""
+        targets = [] if isinstance(self.target_modules, str) else self.target_modules
+        trained_words = any(name in ("embed_tokens", "embed_in", "lm_head", "embed_out") for name in targets)
+        return self.method == "full" or bool(self.special_tokens) or trained_words
 
 
 def load_settings(preset: str, overrides: list[str]) -> SftSettings:
@@ -58,22 +113,16 @@ def load_settings(preset: str, overrides: list[str]) -> SftSettings:
     Raises:
         SettingsError: every fault at once, each with its field.
     """
-    file = PRESETS / f"{preset}.yaml"
-    if not file.is_file():
-        raise SettingsError(
-            say(f"'{preset}' 프리셋이 없습니다", f"no preset '{preset}'"), f"--preset {'|'.join(preset_names())}"
-        )
-    values: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {override}: KEY=VALUE")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SettingsError(f"--set {override}: {error}") from error
+    return load_as(SftSettings, preset, overrides)
+
+
+def load_as(kind: type[S], preset: str, overrides: list[str]) -> S:
+    """A preset with overrides as the settings of another recipe; raises as `load_settings` does."""
     try:
-        return SftSettings.model_validate(values)
+        return kind.model_validate(preset_values(preset, overrides))
     except ValidationError as error:
-        faults = "\n".join(f"{preset}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(faults, "--set " + " | ".join(SftSettings.model_fields)) from error
+        lines = [
+            ": ".join(filter(None, (preset, ".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, "))))
+            for e in error.errors()
+        ]
+        raise SettingsError("\n".join(lines), "--set " + " | ".join(kind.model_fields)) from error

@@ -1,118 +1,100 @@
-"""Supervised fine-tuning of a LoRA adapter on a persona's conversations: TRL and PEFT, loss on the assistant's tokens.
+"""Supervised fine-tuning on conversations: TRL and PEFT, loss on the assistant's tokens.
 
-The recipe reads top to bottom in `train`. Checkpoints are kept under the run's folder, so a run that was stopped
-goes on from the last one when the same command is given again.
+The recipe reads top to bottom in `fit`. Checkpoints are kept under the run's folder, so a run that was stopped goes on
+from the last one when the same command is given again.
 """
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 from trl.chat_template_utils import has_generation_markers
 
 from personas.bases import Base
 from personas.lang import say
 from tune.data import DataError, Record
-from tune.device import Memory, memory_now, memory_since, supports_bf16
+from tune.device import Memory, memory_now, memory_since
 from tune.examples import Example, encode
-from tune.faults import StopAtNan, memory_explained
-from tune.loss import LabelLoss, add_label_loss, has_plain_frozen_head
+from tune.faults import StopAtNan, disk_explained, memory_explained
+from tune.model import add_tokens, load, lora, optimizer_here, precision_here
 from tune.packing import SharedPrefixCollator, can_pack, shared_prefix
 from tune.settings import SftSettings
+from tune.trainer import LabelTrainer
+
+__all__ = ["LabelTrainer", "Trained", "fit", "load", "train"]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained adapter in memory, on its base."""
+    """A trained model in memory: an adapter on its base (PEFT), or all weights."""
 
-    model: PeftModel
+    model: Any
     tokenizer: PreTrainedTokenizerBase
     steps: int
     seconds: float
     scale: float
     memory: Memory
-
-
-class LabelTrainer(SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer with the loss of `tune.loss` where the output layer is frozen; the loss is the same.
-
-    TRL also skips the tokens without a label, but on GPUs with Triton alone, and computes every entropy.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        bare = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        self._own_loss = has_plain_frozen_head(bare)
-        add_label_loss(bare)
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        if not self._own_loss:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        made: LabelLoss = model(**inputs, label_loss=True)
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["mean_token_accuracy"].append((made.right / made.tokens).item())
-        loss = made.loss / (made.tokens if num_items_in_batch is None else num_items_in_batch)
-        if num_items_in_batch is not None:  # it counts the tokens of every process, and DDP averages over them
-            loss = loss * self.accelerator.num_processes
-        return (loss, None) if return_outputs else loss
-
-
-def load(base: Base) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The base in bfloat16 where the device is fast in it, else in float32, and its tokenizer.
-
-    Adapters stay in float32 either way (PEFT).
-    """
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.bfloat16 if supports_bf16() else torch.float32)
-    return model, AutoTokenizer.from_pretrained(base.path)
+    validation: dict[str, float] = field(default_factory=dict)
 
 
 def _split(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Training and validation examples; the validation ones choose the best epoch."""
-    held = int(len(examples) * share)
+    """Training and validation examples; the validation ones choose the best checkpoint."""
+    held = max(1, int(len(examples) * share)) if share and len(examples) > 1 else 0
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
     return [examples[i] for i in order[held:]], [examples[i] for i in order[:held]]
 
 
 def _encode_all(
-    records: list[Record], tokenizer: PreTrainedTokenizerBase, system_prompt: str, limit: int
+    records: list[Record], tokenizer: PreTrainedTokenizerBase, system_prompt: str, settings: SftSettings
 ) -> list[Example]:
+    """Every record as token ids; one that is longer than `max_length` is refused, or left out where that is wanted."""
+    limit = settings.max_length
     examples = [encode(record, tokenizer, system_prompt) for record in records]
-    for record, example in zip(records, examples, strict=True):
-        if (length := len(example["input_ids"])) > limit:
-            start = record.prompt[:40]
-            raise DataError(
-                say(
-                    f"'{start}…'로 시작하는 기록이 {length} 토큰입니다 (max_length {limit})",
-                    f"the record that begins '{start}…' has {length} tokens (max_length {limit})",
-                ),
-                f"--set max_length={length}",
+    longer = [i for i, example in enumerate(examples) if len(example["input_ids"]) > limit]
+    if longer and not settings.drop_longer:
+        length, start = len(examples[longer[0]]["input_ids"]), records[longer[0]].prompt[:40]
+        raise DataError(
+            say(
+                f"'{start}…'로 시작하는 기록이 {length} 토큰입니다 (max_length {limit})",
+                f"the record that begins '{start}…' has {length} tokens (max_length {limit})",
+            ),
+            f"--set max_length={length} | --set drop_longer=true",
+        )
+    if len(longer) == len(examples):
+        raise DataError(
+            say(f"모든 기록이 {limit} 토큰보다 깁니다", f"every record is longer than {limit} tokens"),
+            f"--set max_length={min(len(example['input_ids']) for example in examples)}",
+        )
+    if longer:
+        print(
+            say(
+                f"{limit} 토큰보다 긴 기록 {len(longer)}개를 뺍니다",
+                f"leaving out {len(longer)} records longer than {limit} tokens",
             )
-    return examples
+        )
+    left_out = set(longer)
+    return [example for i, example in enumerate(examples) if i not in left_out]
 
 
-def _collator(model: Any, examples: list[Example]) -> SharedPrefixCollator | None:
-    """One row a batch where the model can; else None, for TRL's padded one."""
-    if not can_pack(model.config, max(len(example["input_ids"]) for example in examples)):
+def _collator(model: Any, examples: list[Example], settings: SftSettings) -> SharedPrefixCollator | None:
+    """One row a batch where it is wanted and the model can; else None, for TRL's padded one."""
+    longest = max(len(example["input_ids"]) for example in examples)
+    if not settings.packing or not can_pack(model.config, longest):
         return None
     return SharedPrefixCollator(shared_prefix(examples))
 
 
 def _config(settings: SftSettings, folder: Path, validate: bool) -> SFTConfig:
-    return SFTConfig(
+    precision = precision_here(settings.precision)
+    config = SFTConfig(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
@@ -123,26 +105,32 @@ def _config(settings: SftSettings, folder: Path, validate: bool) -> SFTConfig:
         lr_scheduler_type=settings.schedule,
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
+        optim=optimizer_here(settings.optimizer),
         max_length=settings.max_length,
         gradient_checkpointing=settings.gradient_checkpointing,
         logging_steps=settings.log_every,
         save_steps=settings.save_every,
-        save_total_limit=2,
+        save_total_limit=settings.keep,
         eval_strategy="steps" if validate else "no",
-        eval_steps=settings.save_every,
+        eval_steps=settings.eval_every or settings.save_every,
         load_best_model_at_end=validate,
-        metric_for_best_model="eval_loss" if validate else None,
+        metric_for_best_model=f"eval_{settings.best_metric}" if validate else None,
+        greater_is_better=settings.best_metric == "accuracy",
         prediction_loss_only=True,
         logging_nan_inf_filter=False,
         train_sampling_strategy="group_by_length",
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
-        bf16=supports_bf16(),
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
         seed=settings.seed,
-        report_to="none",
+        report_to=settings.tracker,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    config._n_gpu = min(config.n_gpu, 1)  # several GPUs are used by several processes, never by threads of one
+    return config
 
 
 def _last_checkpoint(folder: Path) -> str | None:
@@ -154,43 +142,32 @@ def _last_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def _shrink(trainer: SFTTrainer, scales: list[float]) -> float:
-    """Scale the adapter's update by the factor with the least validation loss, in place; returns the factor.
+def _shrink(trainer: LabelTrainer, scales: list[float]) -> tuple[float, dict[str, float]]:
+    """Scale the adapter's update by the factor with the least validation loss, in place; the factor and its scores.
 
     A small adapter on little data overshoots; going part of the way back to the base is the cheapest cure
     (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, for full weights).
     """
-    factors = [p for name, p in trainer.model.named_parameters() if "lora_B" in name]
+    factors = [p for name, p in trainer.model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
 
     def rescale(by: float) -> None:
         for factor in factors:
             factor.data.mul_(by)
 
-    losses: dict[float, float] = {}
+    found: dict[float, dict[str, float]] = {}
     current = 1.0
     for scale in scales:
         rescale(scale / current)
         current = scale
-        losses[scale] = trainer.evaluate()["eval_loss"]
-    best = min(losses, key=lambda scale: losses[scale], default=1.0)
+        found[scale] = trainer.evaluate()
+    best = min(found, key=lambda scale: found[scale]["eval_loss"])
     rescale(best / current)
-    return best
+    names = ("loss", "accuracy", "perplexity")
+    return best, {f"validation_{name}": round(found[best][f"eval_{name}"], 4) for name in names}
 
 
-def train(base: Base, records: list[Record], system_prompt: str, settings: SftSettings, folder: Path) -> Trained:
-    """Train one adapter.
-
-    Args:
-        base: a prepared base model.
-        records: conversations without a system message.
-        system_prompt: put in front of each, as when served.
-        settings: the resolved recipe.
-        folder: for checkpoints; those that are there are gone on from.
-
-    Raises:
-        DataError: a record longer than `max_length`, or a template without generation marks.
-    """
-    model, tokenizer = load(base)
+def _prepared(base: Base, settings: SftSettings) -> tuple[Any, PreTrainedTokenizerBase]:
+    model, tokenizer = load(base, settings)
     if not has_generation_markers(tokenizer.chat_template):
         raise DataError(
             say(
@@ -199,28 +176,60 @@ def train(base: Base, records: list[Record], system_prompt: str, settings: SftSe
             ),
             say(f"{base.path}/chat_template.jinja에 표시를 넣으세요", f"add them in {base.path}/chat_template.jinja"),
         )
-    examples = _encode_all(records, tokenizer, system_prompt, settings.max_length)
+    add_tokens(model, tokenizer, settings)
+    return model, tokenizer
+
+
+def fit(
+    base: Base,
+    records: list[Record],
+    system_prompt: str,
+    settings: SftSettings,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[LabelTrainer, Trained]:
+    """`train`, and the trainer that did it, for processes that save together."""
+    model, tokenizer = _prepared(base, settings)
+    examples = _encode_all(records, tokenizer, system_prompt, settings)
     training, validation = _split(examples, settings.validation_share, settings.seed)
     trainer = LabelTrainer(
         model=model,
         processing_class=tokenizer,
         args=_config(settings, folder, validate=bool(validation)),
-        data_collator=_collator(model, examples),
+        data_collator=_collator(model, examples, settings),
         train_dataset=Dataset.from_list(training),
         eval_dataset=Dataset.from_list(validation) if validation else None,
-        callbacks=[StopAtNan(settings)],
-        peft_config=LoraConfig(
-            task_type="CAUSAL_LM",
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=settings.target_modules,
-        ),
+        callbacks=[StopAtNan(settings), *callbacks],
+        peft_config=lora(model, settings),
     )
     before = memory_now()
-    with memory_explained(settings):
+    with memory_explained(settings), disk_explained(folder):
         result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-    scale = _shrink(trainer, settings.scales) if validation else 1.0
-    return Trained(
-        trainer.model, tokenizer, result.global_step, result.metrics["train_runtime"], scale, memory_since(before)
-    )
+    scale, scores = _shrink(trainer, settings.scales) if validation else (1.0, {})
+    memory, seconds = memory_since(before), result.metrics["train_runtime"]
+    return trainer, Trained(trainer.model, tokenizer, result.global_step, seconds, scale, memory, scores)
+
+
+def train(
+    base: Base,
+    records: list[Record],
+    system_prompt: str,
+    settings: SftSettings,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Trained:
+    """Train one adapter, or all weights.
+
+    Args:
+        base: a prepared base model.
+        records: conversations without a system message.
+        system_prompt: put in front of each, as when served; none if empty.
+        settings: the resolved recipe.
+        folder: for checkpoints; those that are there are gone on from.
+        callbacks: told of every step and log.
+
+    Raises:
+        DataError: a record longer than `max_length`, or a template without generation marks.
+        TrainingError: the loss is no number any more, or memory or disk ran out; says which setting to change.
+    """
+    return fit(base, records, system_prompt, settings, folder, callbacks)[1]

@@ -114,8 +114,25 @@ def test_right_guesses_are_counted() -> None:
     assert (made.right.item(), made.tokens.item()) == (3, 4)
 
 
-def test_a_trained_head_is_left_to_the_trainer() -> None:
-    assert not has_plain_frozen_head(tiny("llama", frozen=False))
+@pytest.mark.parametrize("soft_cap", [False, True])
+def test_a_trained_head_gives_the_same_loss_and_gradient(soft_cap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune.loss._CHUNK", 5)
+    model = tiny("gemma3" if soft_cap else "llama", frozen=False)
+    if soft_cap:
+        model.config.final_logit_softcapping = 0.5
+    assert not has_plain_frozen_head(model)
+    batch = SharedPrefixCollator(4)(EXAMPLES)
+    logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits[0, :-1].float()
+    wanted = torch.nn.functional.cross_entropy(logits, batch["labels"][0, 1:], ignore_index=IGNORED, reduction="sum")
+    wanted.backward()
+    head = model.get_output_embeddings().weight
+    gradient = head.grad.clone()
+    model.zero_grad()
+    add_label_loss(model)
+    made = model(**batch, label_loss=True)
+    made.loss.backward()
+    assert made.loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert torch.allclose(head.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_a_record_longer_than_the_window_is_not_packed() -> None:

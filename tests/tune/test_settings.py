@@ -1,22 +1,66 @@
+from typing import Any
+
 import pytest
 
 from personas.schema import EMBEDDED_BASE
-from tune.settings import PRESETS, SettingsError, SftSettings, default_preset, load_settings, preset_names
+from tune.preset_files import preset_header
+from tune.settings import SettingsError, SftSettings, default_preset, load_settings, preset_names
+
+SFT = [*preset_names("persona"), *preset_names("sft")]
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+NEOX = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
+# SPEC section 2, row by row; the last row gives no values, so those presets are checked for what it does say.
+SPECIFIED: dict[str, dict[str, Any]] = {
+    "persona": {
+        "method": "lora", "target_modules": "all-linear", "batch_size": 4, "gradient_accumulation": 4,
+        "schedule": "cosine", "learning_rate": 1e-4, "epochs": 10, "precision": "bf16", "log_every": 10,
+        "save_every": 100,
+    },
+    "safe": {
+        "method": "qlora", "rank": 16, "alpha": 16, "dropout": 0, "target_modules": LINEAR,
+        "gradient_checkpointing": True, "seed": 3407, "max_length": 2048, "batch_size": 2, "gradient_accumulation": 4,
+        "warmup_steps": 5, "max_steps": 60, "learning_rate": 2e-4, "optimizer": "adamw_8bit", "weight_decay": 0.01,
+        "schedule": "linear", "log_every": 1, "precision": "auto", "packing": False,
+    },
+    "dolly": {
+        "method": "qlora", "rank": 16, "alpha": 16, "dropout": 0.05, "quantisation": "nf4", "compute_dtype": "fp16",
+        "double_quantisation": False, "batch_size": 4, "gradient_accumulation": 4, "gradient_checkpointing": True,
+        "learning_rate": 5e-5, "schedule": "cosine", "epochs": 6, "save_every": 5, "log_every": 1,
+        "optimizer": "paged_adamw_32bit", "warmup_steps": 100, "precision": "bf16", "keep": 8,
+        "target_modules": "family",
+    },
+    "koalpaca": {
+        "special_tokens": ["<|prompt|>", "<|assistant|>", "<|endofanswer|>"], "eos_token": "<|endofanswer|>",
+        "template": "special_tokens", "rank": 256, "alpha": 512, "dropout": 0,
+        "target_modules": ["embed_tokens", "lm_head", "q_proj", "v_proj"], "max_length": 512, "drop_longer": True,
+        "validation_share": 0.01, "seed": 42, "batch_size": 4, "gradient_accumulation": 4, "epochs": 10,
+        "weight_decay": 0.1, "warmup_steps": 100, "schedule": "cosine", "learning_rate": 5e-6, "eval_every": 100,
+        "save_every": 100, "keep": 5, "best_metric": "accuracy",
+    },
+    "polyglot-lora": {"method": "lora", "target_modules": NEOX, "template": "korean_qa"},
+    "polyglot-full": {"method": "full", "template": "korean_qa"},
+    "llama-13b-lora": {"method": "lora", "target_modules": LINEAR},
+    "llama2-13b-qlora": {"method": "qlora", "target_modules": LINEAR, "quantisation": "nf4"},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", SFT)
 def test_preset_is_valid_and_says_how_to_run_it(preset: str) -> None:
     load_settings(preset, [])
-    header = (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8").splitlines()
-    assert header[0].startswith("# tune persona")
-    assert header[0].endswith(f"--preset {preset}")
-    assert header[1].startswith("# Source: ")
+    command, source = preset_header(preset)[:2]
+    assert command.startswith(("tune persona ", "tune sft "))
+    assert f"--preset {preset}" in command
+    assert source.startswith("Source: ")
 
 
-def test_persona_preset_is_the_specified_recipe() -> None:
-    settings = load_settings("persona", [])
-    assert (settings.epochs, settings.learning_rate, settings.schedule) == (10, 1e-4, "cosine")
-    assert settings.batch_size * settings.gradient_accumulation == 16
+@pytest.mark.parametrize("preset", SPECIFIED)
+def test_preset_has_the_specified_values(preset: str) -> None:
+    found = load_settings(preset, []).model_dump()
+    assert {name: found[name] for name in SPECIFIED[preset]} == SPECIFIED[preset]
+
+
+def test_every_shipped_preset_is_specified_but_the_embedded_one() -> None:
+    assert set(SFT) == {*SPECIFIED, "embedded"}
 
 
 @pytest.mark.parametrize(("base", "preset"), [(EMBEDDED_BASE, "embedded"), ("org/name", "persona"), ("/x", "persona")])
@@ -33,7 +77,7 @@ def test_default_preset(base: str, preset: str) -> None:
         ("target_modules=[q_proj, v_proj]", "target_modules", ["q_proj", "v_proj"]),
         ("target_modules=all-linear", "target_modules", "all-linear"),
         ("gradient_checkpointing=true", "gradient_checkpointing", True),
-        ("max_steps=5", "max_steps", 5),
+        ("max_steps=50", "max_steps", 50),
     ],
 )
 def test_override(override: str, field: str, value: object) -> None:
@@ -65,12 +109,36 @@ def test_unknown_preset_names_those_that_are() -> None:
         ("target_modules=[q_proj", "target_modules"),
         ("learning_rate=nan", "learning_rate"),
         ("learning_rate=.inf", "learning_rate"),
+        ("method=prefix", "method"),
+        ("optimizer=sgd", "optimizer"),
+        ("max_steps=0", "max_steps"),
     ],
 )
 def test_bad_override_is_refused(override: str, named: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings("embedded", [override])
     assert named in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "fields"),
+    [
+        ("persona", ["method=full", "rank=8"], ("method=full", "rank=8")),
+        ("persona", ["double_quantisation=true"], ("method=lora", "double_quantisation=True")),
+        ("persona", ["compute_dtype=bf16"], ("method=lora", "compute_dtype=bf16")),
+        ("safe", ["max_steps=5"], ("warmup_steps=5", "max_steps=5")),
+        ("persona", ["scales=[0.5, 1.0]", "validation_share=0"], ("validation_share=0", "scales=[0.5, 1.0]")),
+        ("koalpaca", ["validation_share=0"], ("validation_share=0", "best_metric=accuracy")),
+        ("persona", ["eval_every=30"], ("save_every=100", "eval_every=30")),
+        ("persona", ["eos_token=<e>"], ("eos_token=<e>", "special_tokens=[]")),
+        ("koalpaca", ["target_modules=all-linear"], ("special_tokens", "target_modules=all-linear")),
+        ("polyglot-full", ["scales=[0.5, 1.0]"], ("method=full", "scales=[0.5, 1.0]")),
+    ],
+)
+def test_contradictions_name_both_settings(preset: str, overrides: list[str], fields: tuple[str, str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(preset, overrides)
+    assert all(field in caught.value.message for field in fields)
 
 
 def test_all_faults_at_once() -> None:
@@ -83,3 +151,8 @@ def test_all_faults_at_once() -> None:
 
 def test_every_field_has_a_valid_default() -> None:
     assert SftSettings.model_validate(SftSettings().model_dump()) == SftSettings()
+
+
+def test_what_a_recipe_gives() -> None:
+    whole = {name for name in SFT if load_settings(name, []).gives_whole_model}
+    assert whole == {"koalpaca", "polyglot-full"}

@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from personas.bases import EMBEDDED, PLAIN_TEMPLATE, prepare_base
+from personas.bases import EMBEDDED, prepare_base
+from personas.chat_templates import TEMPLATES, family_of
 from personas.errors import BaseModelError
 from personas.home import Home
 from personas.lang import say
@@ -58,7 +59,7 @@ def load_tokens(base: str) -> Tokens:
     try:
         folder = _folder(base)
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return Tokens(_counts(folder), _template(folder, config), _special(config))
+        return Tokens(_counts(folder), _template(base, folder, config), _special(config))
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise BaseModelError(
@@ -90,14 +91,14 @@ def _counts(folder: Path) -> Counts:
     return lambda texts: [len(ids) for ids in slow(list(texts), add_special_tokens=False)["input_ids"]]
 
 
-def _template(folder: Path, config: dict[str, Any]) -> str:
+def _template(base: str, folder: Path, config: dict[str, Any]) -> str:
     own = folder / "chat_template.jinja"
     if own.is_file():
         return own.read_text(encoding="utf-8")
     inside = config.get("chat_template")
     if isinstance(inside, list):  # several by name
         inside = next((one["template"] for one in inside if one["name"] == "default"), None)
-    return inside or PLAIN_TEMPLATE.read_text(encoding="utf-8")
+    return str(inside) if inside else (TEMPLATES / f"{family_of(base)}.jinja").read_text(encoding="utf-8")
 
 
 def _special(config: dict[str, Any]) -> dict[str, str]:
