@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from personas.bases import PLAIN_TEMPLATE
 from tune.cli import app
 from tune.data import prompt_overlap
-from tune.data_tools.dedupe import exact_duplicates, near_duplicates, signature
+from tune.data_tools.dedupe import PERMUTATIONS, exact_duplicates, near_duplicates, signature
 from tune.data_tools.korean import english_share, korean_share
 from tune.data_tools.parts import mixed, part_of, shares_of
 from tune.data_tools.reader import Source
@@ -65,7 +65,7 @@ def test_signatures_estimate_overlap() -> None:
         other = " ".join([*text.split()[changed:], *sentence(2).split()[:changed]])
         guess = float(np.mean(signature(text.replace(" ", "")) == signature(other.replace(" ", ""))))
         assert guess == pytest.approx(prompt_overlap(text, other), abs=0.15)
-    assert len(signature("")) == len(signature("가" * 100_000)) == 128
+    assert len(signature("")) == len(signature("가" * 100_000)) == PERMUTATIONS
 
 
 def test_near_duplicates_are_found_and_others_are_not(tmp_path: Path) -> None:
