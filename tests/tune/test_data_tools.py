@@ -9,7 +9,7 @@ from fixtures_tiny import make_tiny
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from personas.bases import PLAIN_TEMPLATE
+from personas.chat_templates import TEMPLATES
 from tune.cli import app
 from tune.data import prompt_overlap
 from tune.data_tools.dedupe import PERMUTATIONS, exact_duplicates, near_duplicates, signature
@@ -160,7 +160,7 @@ def test_stats_count_everything(tmp_path: Path, tiny_source: Path) -> None:
     assert (dict(stats.categories), stats.korean_answers) == ({"a": 2, "b": 1, "open_qa": 1}, 3)
     assert stats.korean_letters == pytest.approx((1 + 1 + 0 + 0.5) / 4)
     tokenizer = AutoTokenizer.from_pretrained(tiny_source)
-    tokenizer.chat_template = PLAIN_TEMPLATE.read_text()
+    tokenizer.chat_template = (TEMPLATES / "korean_qa.jinja").read_text()
     system = [{"role": "system", "content": "짧게"}]
     chats = [*(row.messages() for row in rows[:3]), [*system, *rows[3].messages()]]
     wanted = [tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"] for chat in chats]
