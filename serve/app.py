@@ -22,7 +22,7 @@ from serve.metrics import Metrics
 from serve.routes import admin
 from serve.routes.generate import Generate
 from serve.routes.models import get_model, list_models
-from serve.routes.status import health, ready, show_metrics
+from serve.routes.status import health, ready, show_metrics, show_openapi
 from serve.settings import Settings, is_loopback
 from serve.upstream import Upstream
 from serve.usage import Usage
@@ -74,6 +74,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
         Route("/health", health),
         Route("/ready", ready),
         Route("/metrics", show_metrics),
+        Route("/openapi.json", show_openapi),
         Route("/v1/models", list_models),
         Route("/v1/models/{id}", get_model),
         *admin.ROUTES,
