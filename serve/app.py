@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -27,6 +28,9 @@ from serve.settings import Settings, is_loopback
 from serve.upstream import Upstream
 from serve.usage import Usage
 
+if TYPE_CHECKING:
+    from serve.tracing import Tracing
+
 
 @dataclass
 class State:
@@ -40,6 +44,7 @@ class State:
     usage: Usage
     metrics: Metrics
     generate: Generate
+    tracing: "Tracing | None" = None
 
 
 def make_app(settings: Settings, engine: Engine) -> Gateway:
@@ -66,6 +71,8 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
                     await task
             await upstream.close()
             await engine.stop()
+            if state.tracing:
+                await asyncio.to_thread(state.tracing.close)
             usage.close()
             access.close()
             registry.close()
@@ -87,6 +94,12 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     other.state.engine = engine
     app = Gateway(settings, access, metrics, generate, other)
     app.records += [count_call(metrics), count_usage(usage)]
+    if settings.otlp_endpoint:
+        from serve.tracing import Tracing
+
+        tracing = state.tracing = Tracing(settings.otlp_endpoint)
+        app.begin = tracing.begin
+        app.records.append(tracing.end)
     if settings.log_requests or settings.log_content:
         app.records.append(log_call(settings))
     return app

@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -82,12 +83,13 @@ class Gateway:
         self._generates = frozenset(ROUTES)
         self.running: dict[str, Call] = {}
         self.records: list[Record] = []
+        self.begin: Callable[[Call, dict[bytes, bytes]], None] | None = None  # of a trace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
-        call = Call(f"{_START}{next(_COUNT):08x}", scope["path"], asyncio.get_running_loop().time())
+        call = Call(f"{_START}{next(_COUNT):08x}", scope["path"], monotonic())
         call.headers.append((b"x-request-id", call.id.encode()))
         try:
             await self._admit(scope, receive, send, call)
@@ -126,6 +128,8 @@ class Gateway:
             call.key.enter()
         call.abort = scope["state"].get("abort") if "state" in scope else None
         call.extra = f"x-request-id: {call.id}\r\n"
+        if self.begin is not None:
+            self.begin(call, headers)
         self.running[call.id] = call
         self._metrics.in_flight.inc()
         try:
@@ -180,7 +184,7 @@ class Gateway:
         """End, until cancelled, connections whose client has left a reply unread for too long."""
         while True:
             await asyncio.sleep(min(1.0, self._settings.slow_seconds / 4))
-            now = asyncio.get_running_loop().time()
+            now = monotonic()
             for call in list(self.running.values()):
                 since = call.reply.sending_since
                 if since and now - since > self._settings.slow_seconds and call.abort:
@@ -193,7 +197,7 @@ def log_call(settings: Settings) -> Record:
     out = logging.getLogger("serve.requests")
 
     def record(call: Call) -> None:
-        ended = asyncio.get_running_loop().time()
+        ended = monotonic()
         reply = call.reply
         line: dict[str, object] = {
             "id": call.id, "key": call.key.id if call.key else None, "route": call.route, "model": call.model,
@@ -213,7 +217,7 @@ def count_call(metrics: Metrics) -> Record:
 
     def record(call: Call) -> None:
         model, reply = call.model, call.reply
-        ended = asyncio.get_running_loop().time()
+        ended = monotonic()
         metrics.labelled(metrics.requests, call.route, model, str(reply.status)).inc()
         metrics.labelled(metrics.duration, call.route).observe(ended - call.began)
         tokens = reply.completion_tokens or max(0, reply.events - 1)

@@ -5,6 +5,7 @@ sampling, passes the hooks (documents, guard) and goes on as new JSON.
 """
 
 import asyncio
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -145,15 +146,14 @@ class Generate:
 
     async def _answer(self, body: bytes, call: Call, send: Send) -> None:
         body, strip = await self._prepare(body, call)
-        loop = asyncio.get_running_loop()
-        call.stages.append(("prepare", loop.time()))
+        call.stages.append(("prepare", monotonic()))
         backend, wire = await self._upstream.ask(call.route, body, call.extra)
-        call.stages.append(("engine", loop.time()))
+        call.stages.append(("engine", monotonic()))
         try:
             await relay(wire, send, call.reply, call.headers, call.filters, strip)
         finally:
             self._upstream.done(backend, wire)
-            call.stages.append(("reply", loop.time()))
+            call.stages.append(("reply", monotonic()))
 
     async def _prepare(self, body: bytes, call: Call) -> tuple[bytes, bool]:
         """The body for the engine, and whether its usage event is ours alone."""
