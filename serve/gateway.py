@@ -9,6 +9,7 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -137,6 +138,9 @@ class Gateway:
         except ApiError as error:
             call.reply.status = error.status
             raise
+        except Exception:
+            call.reply.status = 500
+            raise
         finally:
             del self.running[call.id]
             self._metrics.in_flight.dec()
@@ -200,6 +204,7 @@ def log_call(settings: Settings) -> Record:
         ended = monotonic()
         reply = call.reply
         line: dict[str, object] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "id": call.id, "key": call.key.id if call.key else None, "route": call.route, "model": call.model,
             "status": reply.status, "stream": call.stream, "seconds": round(ended - call.began, 4),
             "first_seconds": round(reply.first - call.began, 4) if reply.first else None,
