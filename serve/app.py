@@ -32,6 +32,18 @@ if TYPE_CHECKING:
     from serve.tracing import Tracing
 
 
+# Every route but those that generate; others add theirs here.
+ROUTES = [
+    Route("/health", health),
+    Route("/ready", ready),
+    Route("/metrics", show_metrics),
+    Route("/openapi.json", show_openapi),
+    Route("/v1/models", list_models),
+    Route("/v1/models/{id}", get_model),
+    *admin.ROUTES,
+]
+
+
 @dataclass
 class State:
     """What Starlette's routes find at `request.app.state.gamyeon`."""
@@ -59,35 +71,11 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await upstream.open()
-        await engine.start()
-        tasks = [asyncio.create_task(work()) for work in (access.keep_fresh, usage.keep_writing, app.end_slow_readers)]
-        try:
+        async with _alive(state, app):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            await upstream.close()
-            await engine.stop()
-            if state.tracing:
-                await asyncio.to_thread(state.tracing.close)
-            usage.close()
-            access.close()
-            registry.close()
 
-    routes = [
-        Route("/health", health),
-        Route("/ready", ready),
-        Route("/metrics", show_metrics),
-        Route("/openapi.json", show_openapi),
-        Route("/v1/models", list_models),
-        Route("/v1/models/{id}", get_model),
-        *admin.ROUTES,
-    ]
     handlers = {ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash}
-    other = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    other = Starlette(routes=ROUTES, exception_handlers=handlers, lifespan=lifespan)
     other.router.redirect_slashes = False
     other.state.gamyeon = state
     other.state.catalog = catalog
@@ -103,6 +91,29 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     if settings.log_requests or settings.log_content:
         app.records.append(log_call(settings))
     return app
+
+
+@asynccontextmanager
+async def _alive(state: State, app: Gateway) -> AsyncIterator[None]:
+    """Everything started, and stopped again in the order that loses nothing."""
+    await state.upstream.open()
+    await state.engine.start()
+    works = (state.access.keep_fresh, state.usage.keep_writing, app.end_slow_readers)
+    tasks = [asyncio.create_task(work()) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await state.upstream.close()
+        await state.engine.stop()
+        if state.tracing:
+            await asyncio.to_thread(state.tracing.close)
+        state.usage.close()
+        state.access.close()
+        state.catalog.registry.close()
 
 
 def count_usage(usage: Usage) -> Record:

@@ -44,11 +44,11 @@ _MESSAGE = {
     "required": ["role"],
     "properties": {"role": {"type": "string"}, "content": {"type": ["string", "array", "null"]}},
 }
-_COMMON = {
+_COMMON: Json = {
     "stream": {"type": ["boolean", "null"]},
     "n": {"type": ["integer", "null"], "minimum": 1},
 }
-_GENERATING = {
+_GENERATING: dict[str, tuple[Json, list[str]]] = {
     "/v1/chat/completions": ({"messages": {"type": "array", "items": _MESSAGE}}, ["model", "messages"]),
     "/v1/completions": ({"prompt": {"type": ["string", "array"]}}, ["model", "prompt"]),
     "/v1/responses": (
@@ -88,11 +88,44 @@ def _list_of(schema: Json) -> Json:
 def _generate(path: str, names: list[str]) -> Json:
     properties, required = _GENERATING[path]
     model = {"anyOf": [{"enum": names}, {"type": "string"}]}
-    schema = {"type": "object", "required": required, "properties": {"model": model, **_COMMON, **properties}}
+    fields: Json = {"model": model, **_COMMON, **properties}
+    schema = {"type": "object", "required": required, "properties": fields}
     responses = _answers({"type": "object"}, more=_ENGINE)
     responses["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
     return {"post": {"summary": "Generate", "requestBody": body, "responses": responses}}
+
+
+def _own_paths() -> Json:
+    model = {"type": "object", "required": ["id", "object", "created", "owned_by"]}
+    status = {"type": "object", "required": ["state", "percent", "text"]}
+    name = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    ready = _get("The engine answers, or how far it is", status, security=[])
+    ready["responses"]["503"] = {"description": "not yet", "content": {"application/json": {"schema": status}}}
+    return {
+        "/health": {"get": _get("The gateway lives", {"type": "object"}, security=[])},
+        "/ready": {"get": ready},
+        "/metrics": {"get": {"summary": "Prometheus", "responses": _answers({"type": "string"}, kind="text/plain")}},
+        "/v1/models": {"get": _get("Names that can be asked for", _list_of(model))},
+        "/v1/models/{id}": {"get": _get("One of them", model, {"404": "no such model"}, parameters=[name])},
+    }
+
+
+def _admin_paths() -> Json:
+    key_id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    days = {"name": "days", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 3660}}
+    new_key = {"required": True, "content": {"application/json": {"schema": NewKey.model_json_schema()}}}
+    made = _answers(_KEY, "201", {"413": "the body is too large"})
+    gone = _answers(None, "204", {"404": "no such key in use"})
+    return {
+        "/admin/keys": {
+            "get": _get("Keys, without their values", _list_of(_KEY)),
+            "post": {"summary": "A new key", "requestBody": new_key, "responses": made},
+        },
+        "/admin/keys/{id}": {"delete": {"summary": "Revoke", "parameters": [key_id], "responses": gone}},
+        "/admin/usage": {"get": _get("Usage by key and version", _list_of({"type": "object"}), parameters=[days])},
+        "/admin/status": {"get": _get("Engine, connections, live versions", {"type": "object"})},
+    }
 
 
 def document(names: list[str]) -> Json:
@@ -101,43 +134,11 @@ def document(names: list[str]) -> Json:
     Args:
         names: models that can be asked for now.
     """
-    model = {"type": "object", "required": ["id", "object", "created", "owned_by"]}
-    status = {"type": "object", "required": ["state", "percent", "text"]}
-    key_id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    days = {"name": "days", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 3660}}
-    new_key = {"required": True, "content": {"application/json": {"schema": NewKey.model_json_schema()}}}
-    gone = {"404": "no such key in use"}
-    paths: Json = {path: _generate(path, names) for path in _GENERATING}
-    paths |= {
-        "/health": {"get": _get("The gateway lives", {"type": "object"}, security=[])},
-        "/ready": {"get": _get("The engine answers, or how far it is", status, {"503": "not yet"}, security=[])},
-        "/metrics": {"get": {"summary": "Prometheus", "responses": _answers({"type": "string"}, kind="text/plain")}},
-        "/v1/models": {"get": _get("Names that can be asked for", _list_of(model))},
-        "/v1/models/{id}": {"get": _get("One of them", model, {"404": "no such model"}, parameters=[key_id])},
-        "/admin/keys": {
-            "get": _get("Keys, without their values", _list_of(_KEY)),
-            "post": {
-                "summary": "A new key",
-                "requestBody": new_key,
-                "responses": _answers(_KEY, "201", {"413": "the body is too large"}),
-            },
-        },
-        "/admin/keys/{id}": {
-            "delete": {"summary": "Revoke", "parameters": [key_id], "responses": _answers(None, "204", gone)}
-        },
-        "/admin/usage": {
-            "get": _get("Usage by key and persona version", _list_of({"type": "object"}), parameters=[days])
-        },
-        "/admin/status": {"get": _get("Engine, connections, live versions", {"type": "object"})},
-    }
-    paths["/ready"]["get"]["responses"]["503"] = {
-        "description": "not yet",
-        "content": {"application/json": {"schema": status}},
-    }
+    generating = {path: _generate(path, names) for path in _GENERATING}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Gamyeon", "version": "1"},
-        "paths": paths,
+        "paths": {**generating, **_own_paths(), **_admin_paths()},
         "security": [{"key": []}],
         "components": {
             "schemas": {"Error": _ERROR},
