@@ -78,7 +78,8 @@ def read_head(body: bytes) -> Head:
             body.decode()  # msgspec does not look into the fields that it skips
         head = _HEAD.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the request body is not a valid JSON object: {error}") from None
+        read_payload(body)  # says what is wrong by line and column
+        raise BadRequest(f"the request body is not a JSON object that can be served: {error}") from None
     if not isinstance(head.model, str):
         raise BadRequest("you must provide a model parameter", param="model")
     return head
