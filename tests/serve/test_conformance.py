@@ -14,6 +14,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 
 
+@pytest.mark.asyncio  # of the tests that are coroutines
 class TestLangChain(ChatModelIntegrationTests):
     """langchain-tests' standard chat-model tests, by `ChatOpenAI`."""
 
@@ -31,6 +32,10 @@ class TestLangChain(ChatModelIntegrationTests):
     def chat_model_params(self) -> dict[str, Any]:
         more = {"temperature": 0, "max_tokens": 60, "max_retries": 0, "stream_usage": True}
         return {"model": "ironman", "base_url": f"{self.url}/v1", "api_key": "none", **more}
+
+    @property
+    def model_override_value(self) -> str:
+        return "safe"
 
     # Of 270 million parameters: it answers in character, and does not choose tools or fill schemas of its own accord.
     has_tool_calling = False
