@@ -14,7 +14,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 pytestmark = [pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
 
 
-@pytest.mark.asyncio  # of the tests that are coroutines
+@pytest.mark.asyncio(loop_scope="class")  # one loop: ChatOpenAI keeps its connections between its objects
 class TestLangChain(ChatModelIntegrationTests):
     """langchain-tests' standard chat-model tests, by `ChatOpenAI`."""
 
