@@ -35,7 +35,7 @@ class TestLangChain(ChatModelIntegrationTests):
 
     @property
     def model_override_value(self) -> str:
-        return "safe"
+        return "ironman@v1"
 
     # Of 270 million parameters: it answers in character, and does not choose tools or fill schemas of its own accord.
     has_tool_calling = False
