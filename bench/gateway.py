@@ -1,6 +1,6 @@
 """The gateway against LiteLLM's proxy and against no gateway at all, over one fake upstream; JSON lines.
 
-    python bench/gateway.py [--rounds 3] [--seconds 2] [--clients 1 16 64 100] [--only gamyeon-plain …]
+    python bench/gateway.py [--rounds 3] [--seconds 2] [--clients 1 16 64 100] [--only gamyeon-plain …] [--pace-ms 20]
 
 `direct` is the upstream itself, `gamyeon-plain` a request to the base, `gamyeon-full` one to a persona with API key,
 limits, usage and metrics, `litellm` LiteLLM's proxy with one worker, no callbacks and logging off, in an
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 64, 100])
     parser.add_argument("--only", nargs="+", default=["direct", "gamyeon-plain", "gamyeon-full", "litellm"])
-    parser.add_argument("--pace-ms", type=float, default=20)
+    parser.add_argument("--pace-ms", type=float, default=20, help="rhythm of the last part; 0: leave it out")
     given = parser.parse_args()
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     emit(**machine())
@@ -231,7 +231,7 @@ def main() -> None:
         fake = [sys.executable, str(HERE / "fake_engine.py"), "--port"]
         pid = stack.enter_context(process([*fake, str(upstream)], folder / "fake.log", {}))
         pace = ["--pace-ms", str(given.pace_ms)]
-        slow = stack.enter_context(process([*fake, str(paced), *pace], folder / "paced.log", {}))
+        stack.enter_context(process([*fake, str(paced), *pace], folder / "paced.log", {}))
         makers = {
             "direct": lambda port, pid=pid: contextlib.nullcontext(Target("direct", port, pid, "fake")),
             "gamyeon-plain": lambda port: gamyeon(folder, port, full=False),
@@ -240,10 +240,9 @@ def main() -> None:
         }
         targets = [stack.enter_context(makers[name](upstream)) for name in given.only]
         table(targets, given.rounds, given.seconds, given.clients)
-        for name in given.only:
+        for name in given.only if given.pace_ms else []:
             with makers[name](paced) as target:
                 rhythm(target, given.pace_ms)
-        del slow
 
 
 def table(targets: list[Target], rounds: int, seconds: float, clients: list[int]) -> None:
