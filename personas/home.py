@@ -43,6 +43,22 @@ class Home:
         return self._made("logs")
 
     @property
+    def chroma(self) -> Path:
+        """Vectors of documents, when Chroma runs inside the process."""
+        return self._made("chroma")
+
+    @property
+    def documents(self) -> Path:
+        """The database of documents and passages."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        return self.root / "documents.db"
+
+    @property
+    def uploads(self) -> Path:
+        """Files that came over the API, a folder a collection."""
+        return self._made("uploads")
+
+    @property
     def database(self) -> Path:
         self.root.mkdir(parents=True, exist_ok=True)
         return self.root / "gamyeon.db"

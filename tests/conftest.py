@@ -16,7 +16,7 @@ from personas.bases import Base, prepare_base
 from personas.home import Home
 from personas.schema import EMBEDDED_BASE
 
-pytest_plugins = ["fixtures_tiny"]
+pytest_plugins = ["fixtures_tiny", "fixtures_rag"]
 
 ISOLATED = {"HF_HUB_OFFLINE": "1", "LANG": "en_US.UTF-8", "GRADIO_ANALYTICS_ENABLED": "False"}
 

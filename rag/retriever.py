@@ -1,0 +1,232 @@
+"""Search: dense, BM25 over morphemes, and both by reciprocal-rank fusion; as plain functions and as a LangChain retriever."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Literal
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ConfigDict, PrivateAttr
+
+from personas.home import Home
+from rag.embed import make_embedder
+from rag.ingest import check_embedder
+from rag.settings import RagSettings
+from rag.store import Collection, Store, Stored, words
+from rag.vectors import VectorIndex
+
+Method = Literal["hybrid", "dense", "bm25"]
+Rewrite = Callable[[str], str]
+Rerank = Callable[[str, list[str]], Sequence[float]]
+# The constant of Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet …", SIGIR 2009.
+_RRF = 60
+_DEPTH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which documents count: by name or source (with `*`), and by the date of the file."""
+
+    documents: tuple[str, ...] = ()
+    since: date | None = None
+    until: date | None = None
+
+    @property
+    def empty(self) -> bool:
+        return not self.documents and self.since is None and self.until is None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that was found.
+
+    Attributes:
+        score: the method's own: cosine (dense), BM25, fused rank score (hybrid), or the reranker's.
+        dense: its cosine, and its rank among the nearest; None if it is not among them.
+        bm25: the same for words.
+    """
+
+    passage: Stored
+    score: float
+    dense: float | None = None
+    bm25: float | None = None
+    dense_rank: int | None = None
+    bm25_rank: int | None = None
+
+
+@dataclass(slots=True)
+class Found:
+    """Hits with what a judgement of relevance needs: the words asked for and both rankings, best first."""
+
+    query: str
+    terms: list[str]
+    hits: list[Hit]
+    dense: list[tuple[int, float]] = field(default_factory=list)
+    bm25: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Searcher:
+    """Searches the collections of one state folder."""
+
+    def __init__(self, home: Home, settings: RagSettings | None = None) -> None:
+        self.settings = settings or RagSettings()
+        self.store = Store.open(home)
+        self.index = VectorIndex(home, self.settings, self.store)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def search(
+        self, query: str, collection: str, k: int = 10, method: Method = "hybrid", only: Filter | None = None,
+        rerank: Rerank | None = None,
+    ) -> Found:  # fmt: skip
+        """The best `k` passages for a question.
+
+        Raises:
+            CollectionError: no such collection, or another embedder is set.
+        """
+        from rag.terms import terms
+
+        found = self.store.collection(collection)
+        allowed = self._documents(found, only)
+        depth = max(k, _DEPTH)
+        asked = terms(query)
+        near: list[tuple[int, float]] = []
+        if method != "bm25":
+            check_embedder(found, self.settings)
+            vector = make_embedder(found.embedder, self.settings).queries([query])[0]
+            near = self.index.search(found, vector, depth, allowed)
+        worded = self.by_words(found, asked, depth, allowed) if method != "dense" else []
+        ranked = _fuse(near, worded) if method == "hybrid" else near or worded
+        hits = self._hits(ranked[: depth if rerank else k + 10], near, worded)
+        if rerank and hits:
+            scores = rerank(query, [hit.passage.text for hit in hits])
+            hits = [_scored(hit, float(score)) for hit, score in zip(hits, scores, strict=True)]
+            hits.sort(key=lambda hit: -hit.score)
+        return Found(query, asked, hits[:k], near, worded)
+
+    def by_words(
+        self, collection: Collection, asked: list[str], k: int, documents: list[int] | None = None
+    ) -> list[tuple[int, float]]:
+        """Ids of passages and their BM25 scores (k1 1.2, b 0.75), best first."""
+        if not asked or documents == []:
+            return []
+        table = words(collection.id)
+        match = " OR ".join(f'"{term}"' for term in dict.fromkeys(term.replace('"', "") for term in asked))
+        if documents is None:
+            sql = f'SELECT rowid, -rank FROM "{table}" WHERE "{table}" MATCH ? ORDER BY rank LIMIT ?'
+            rows = self.store.db.execute(sql, (match, k))
+        else:
+            marks = ",".join("?" * len(documents))
+            sql = (
+                f'SELECT w.rowid, -w.rank FROM "{table}" w JOIN passages p ON p.id = w.rowid'
+                f' WHERE "{table}" MATCH ? AND p.document_id IN ({marks}) ORDER BY w.rank LIMIT ?'
+            )
+            rows = self.store.db.execute(sql, (match, *documents, k))
+        return [(row[0], row[1]) for row in rows]
+
+    def _documents(self, collection: Collection, only: Filter | None) -> list[int] | None:
+        """Ids of the documents that a filter admits; None for all."""
+        if only is None or only.empty:
+            return None
+        clauses, values = ["collection_id = ?"], [collection.id]  # type: list[str], list[Any]
+        if only.documents:
+            either = " OR ".join("name GLOB ? OR source GLOB ?" for _ in only.documents)
+            clauses.append(f"({either})")
+            values += [name for name in only.documents for _ in range(2)]
+        if only.since:
+            clauses.append("modified >= ?")
+            values.append(datetime.combine(only.since, time.min).timestamp())
+        if only.until:
+            clauses.append("modified <= ?")
+            values.append(datetime.combine(only.until, time.max).timestamp())
+        return [
+            row[0] for row in self.store.db.execute(f"SELECT id FROM documents WHERE {' AND '.join(clauses)}", values)
+        ]
+
+    def _hits(
+        self, ranked: list[tuple[int, float]], near: list[tuple[int, float]], worded: list[tuple[int, float]]
+    ) -> list[Hit]:
+        passages = self.store.passages([number for number, _ in ranked])
+        dense = {number: (score, rank) for rank, (number, score) in enumerate(near, 1)}
+        bm25 = {number: (score, rank) for rank, (number, score) in enumerate(worded, 1)}
+        return [
+            Hit(passages[n], score, *(_both(dense, n)[0], _both(bm25, n)[0], _both(dense, n)[1], _both(bm25, n)[1]))
+            for n, score in ranked
+            if n in passages
+        ]
+
+
+def _both(found: dict[int, tuple[float, int]], number: int) -> tuple[float | None, int | None]:
+    return found.get(number, (None, None))
+
+
+def _scored(hit: Hit, score: float) -> Hit:
+    return Hit(hit.passage, score, hit.dense, hit.bm25, hit.dense_rank, hit.bm25_rank)
+
+
+def _fuse(*rankings: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Reciprocal-rank fusion: the sum of 1 / (60 + rank) over the rankings."""
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, (number, _) in enumerate(ranking, 1):
+            scores[number] = scores.get(number, 0.0) + 1 / (_RRF + rank)
+    return sorted(scores.items(), key=lambda item: -item[1])
+
+
+def cross_encoder(spec: str) -> Rerank:
+    """A reranker from a sentence-transformers cross-encoder folder or hub id."""
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(spec)
+    return lambda query, texts: [float(score) for score in model.predict([(query, text) for text in texts])]
+
+
+class GamyeonRetriever(BaseRetriever):
+    """A collection as a LangChain retriever.
+
+    Example:
+        `GamyeonRetriever(collection="manuals", k=5).invoke("보증 기간은?")`
+
+    Each document's metadata holds `document`, `source`, `page` (1-based), `last_page`, `heading`, `score` and `id`.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    collection: str
+    k: int = 10
+    method: Method = "hybrid"
+    only: Filter | None = None
+    home: Path | None = None
+    rewrite: Rewrite | None = None
+    rerank: Rerank | None = None
+    _searcher: Searcher | None = PrivateAttr(None)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        if self._searcher is None:
+            self._searcher = Searcher(Home(self.home) if self.home else Home.from_env())
+        asked = self.rewrite(query) if self.rewrite else query
+        found = self._searcher.search(asked, self.collection, k or self.k, self.method, self.only, self.rerank)
+        return [as_document(hit) for hit in found.hits]
+
+
+def as_document(hit: Hit) -> Document:
+    """A hit in LangChain's form."""
+    passage = hit.passage
+    return Document(
+        page_content=passage.text,
+        id=str(passage.id),
+        metadata={
+            "document": passage.document,
+            "source": passage.source,
+            "page": passage.page,
+            "last_page": passage.last_page,
+            "heading": passage.heading,
+            "score": hit.score,
+        },
+    )
