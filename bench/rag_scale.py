@@ -2,9 +2,10 @@
 
     python bench/rag_scale.py FILE.txt --passages 100000 --home DIR
 
-The text is cut from FILE (UTF-8); beyond its end, halves of passages are put together anew. Vectors are synthetic: a random
-direction for each of 500 topics and noise around it, so that neighbours exist, as they do in real text. Questions are eight terms
-drawn from a passage, and its vector with noise. The query's own embedding is measured apart, with the real embedder.
+The text is cut from FILE (UTF-8); beyond its end, halves of passages are put together anew. Vectors are synthetic: a
+random direction for each of 500 topics and noise around it, so that neighbours exist, as they do in real text.
+Questions are eight terms drawn from a passage, and its vector with noise. The query's own embedding is measured
+apart, with the real embedder.
 """
 
 import argparse
@@ -20,8 +21,9 @@ from personas.home import Home
 from rag.embed import make_embedder, unit
 from rag.pages import Passage
 from rag.retriever import Searcher
+from rag.rows import NewDocument
 from rag.settings import RagSettings
-from rag.store import NewDocument, Store, embedded_text, text_hash
+from rag.store import Store, embedded_text, text_hash
 from rag.terms import many_terms
 from rag.vectors import folder_size
 

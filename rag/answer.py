@@ -1,7 +1,7 @@
 """Passages into a prompt, and a reply's citations and sentences held against them. Pure functions.
 
-Passages are data: they stand between marks that a passage cannot write itself, without characters that a reader does not see,
-and the prompt says that nothing in them is an instruction.
+Passages are data: they stand between marks that a passage cannot write itself, without characters that a reader
+does not see, and the prompt says that nothing in them is an instruction.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from personas.lang import say
 from rag.clean import tidy
-from rag.store import Stored
+from rag.rows import Stored
 
 Terms = Callable[[str], list[str]]
 Sentences = Callable[[str], list[tuple[int, int]]]
@@ -20,7 +20,8 @@ _FENCE = re.compile(r"<\s*/?\s*자료[^>]*>")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _SUPPORTED = 0.5
 _REFERRING = re.compile(
-    r"^(그럼|그러면|그건|그거|그게|그것|이건|이것|그중|그 중|거기|그때|또는|그리고|왜|어째서|더 |다른)|그(것|거|건|게)(은|는|이|을|도)?\b"
+    r"^(그럼|그러면|그건|그거|그게|그것|이건|이것|그중|그 중|거기|그때|또는|그리고|왜|어째서|더 |다른)"
+    r"|그(것|거|건|게)(은|는|이|을|도)?\b"
 )
 NOT_FOUND = "자료에서 관련 내용을 찾지 못했습니다. 질문을 바꾸거나 다른 문서를 넣어 주세요."
 _RULES = (
@@ -168,7 +169,7 @@ def _with_marks(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]
 
 
 def report(reply: str, context: Context, terms: Terms, sentences: Sentences) -> dict[str, Any]:
-    """What a response says beside its text: `citations`, all passages given with those used marked, and `unsupported`."""
+    """What a response says beside its text: `citations` (all passages given, those used marked) and `unsupported`."""
     used = set(cited_numbers(reply))
     checked = check(reply, context, terms, sentences)
     return {

@@ -1,4 +1,4 @@
-"""The child process that reads one file: `python -m rag.child JOB`, limits set on itself, one JSON line a page on stdout.
+"""The child process that reads one file: `python -m rag.child JOB`, limits set on itself, a JSON line a page on stdout.
 
 The file is not trusted: what it does to this process ends with this process.
 """

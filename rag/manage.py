@@ -1,5 +1,7 @@
 """What is done with a collection beside filling and asking it: list, remove, reindex, count."""
 
+# ruff: noqa: S608 - the names of tables are ours, and every value is bound
+
 from datetime import datetime
 from typing import Any
 
@@ -9,8 +11,9 @@ from rag.embed import make_embedder
 from rag.errors import CollectionError
 from rag.find import nfc
 from rag.ingest import Event, Watch
+from rag.rows import Collection, DocumentRow
 from rag.settings import RagSettings
-from rag.store import Collection, DocumentRow, Store, words
+from rag.store import Store, words
 from rag.vectors import VectorIndex, folder_size
 
 
@@ -114,7 +117,8 @@ def reindex(home: Home, name: str, settings: RagSettings, watch: Watch = lambda 
                 (embedder.spec, collection.id),
             )
             db.execute(
-                "UPDATE passages SET embedded = 0 WHERE document_id IN (SELECT id FROM documents WHERE collection_id = ?)",
+                "UPDATE passages SET embedded = 0"
+                " WHERE document_id IN (SELECT id FROM documents WHERE collection_id = ?)",
                 (collection.id,),
             )
         index = VectorIndex(home, settings, store)

@@ -1,4 +1,4 @@
-"""Readers of one file each: PDF, text, Markdown, Word and Hangul (hwpx) to raw pages. Run in a child process (`rag.load`)."""
+"""Readers of one file each: PDF, text, Markdown, Word and Hangul (hwpx) to raw pages, inside the child process."""
 
 import ctypes
 import re
@@ -26,8 +26,8 @@ class Refused(Exception):
 
 def read_pdf(path: Path, max_pages: int, ocr: bool) -> Iterator[RawPage | Outline]:
     """The pages of a PDF by pypdfium2, its outline first."""
-    import pypdfium2
-    import pypdfium2.raw as pdfium
+    import pypdfium2  # type: ignore[import-untyped]
+    import pypdfium2.raw as pdfium  # type: ignore[import-untyped]
 
     try:
         document = pypdfium2.PdfDocument(path)
@@ -255,7 +255,7 @@ def read_hwpx(path: Path) -> Iterator[RawPage]:
     for name in names:
         with archive.open(name) as stream:
             depth = 0
-            for event, element in iterparse(stream, ("start", "end")):
+            for event, element in iterparse(stream, ("start", "end")):  # noqa: S314 - expat fetches nothing, and limits entities
                 if element.tag != f"{_HP}p":
                     continue
                 depth += 1 if event == "start" else -1

@@ -1,9 +1,11 @@
 """Whether what was found answers the question: features of a search, and a logistic judgement fitted to them.
 
-One similarity does not tell a question that the documents answer from one that they do not: e5's cosines all lie close together.
-Together tell more: how much of the question's rare words the passages hold, how far the best stands out, and whether words
-and meaning agree. The weights come from `calibration.json`, which `bench/rag` fits; nothing here is a guess.
+One similarity does not tell a question that the documents answer from one that they do not: e5's cosines all lie
+close together. Together tell more: how much of the question's rare words the passages hold, how far the best stands
+out, and whether words and meaning agree. The weights come from `calibration.json`, which `bench/rag` fits.
 """
+
+# ruff: noqa: S608 - the names of tables are ours, and every value is bound
 
 import json
 import math
@@ -14,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from rag.retriever import Found, Searcher
-from rag.store import Collection, words
+from rag.rows import Collection
+from rag.store import words
 
 FEATURES = (
     "coverage_1",
@@ -38,11 +41,11 @@ def idf(searcher: Searcher, collection: Collection, terms: list[str]) -> dict[st
     """How rare each term is in a collection: ln(1 + (N − n + ½) / (n + ½)), as BM25 has it."""
     table = words(collection.id)
     db = searcher.store.db
-    total = db.execute(f'SELECT COUNT(*) FROM "{table}"').fetchone()[0]  # noqa: S608 - our own table's name
+    total = db.execute(f'SELECT COUNT(*) FROM "{table}"').fetchone()[0]
     weights = {}
     for term in dict.fromkeys(terms):
         quoted = '"' + term.replace('"', "") + '"'
-        found = db.execute(f'SELECT COUNT(*) FROM "{table}" WHERE "{table}" MATCH ?', (quoted,)).fetchone()[0]  # noqa: S608
+        found = db.execute(f'SELECT COUNT(*) FROM "{table}" WHERE "{table}" MATCH ?', (quoted,)).fetchone()[0]
         weights[term] = math.log(1 + (total - found + 0.5) / (found + 0.5))
     return weights
 

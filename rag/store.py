@@ -1,4 +1,6 @@
-"""Documents, passages and the word index in one SQLite file: a document is there whole, words and all, or not at all."""
+"""Documents, passages and the word index in one SQLite file: a document is there whole, words and all, or not."""
+
+# ruff: noqa: S608 - the names of tables are ours, and every value is bound
 
 import contextlib
 import hashlib
@@ -7,85 +9,15 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from personas.home import Home
 from personas.lang import say
 from rag.errors import CollectionError, StoreError
-from rag.pages import Passage
+from rag.rows import Collection, DocumentRow, NewDocument, Stored
 
 NAME = r"[a-z0-9가-힣][a-z0-9가-힣_-]{0,59}"
-
-
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """A named set of documents with one embedder."""
-
-    id: int
-    name: str
-    owner: str
-    embedder: str
-    generation: int
-    version: int
-    chunk_chars: int
-    created: float
-
-    @property
-    def chroma(self) -> str:
-        """The name of its Chroma collection."""
-        return f"gamyeon-{self.id}-{self.generation}"
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentRow:
-    """A document as it is stored; `waiting` passages have no vector yet."""
-
-    id: int
-    source: str
-    name: str
-    sha256: str
-    size: int
-    modified: float
-    pages: int
-    empty_pages: list[int]
-    ocr: bool
-    added: float
-    passages: int
-    waiting: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A passage with its place."""
-
-    id: int
-    document_id: int
-    document: str
-    source: str
-    ordinal: int
-    page: int
-    last_page: int
-    heading: str
-    start: int
-    end: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class NewDocument:
-    """What is written for one document."""
-
-    source: str
-    name: str
-    sha256: str
-    size: int
-    modified: float
-    pages: int
-    empty_pages: list[int]
-    ocr: bool
-    passages: list[Passage]
-    terms: list[list[str]]
 
 
 def embedded_text(heading: str, text: str) -> str:
@@ -278,6 +210,13 @@ _STORED = (
     'SELECT p.id, p.document_id, d.name, d.source, p.ordinal, p.page, p.last_page, p.heading, p.start, p."end", p.text'
     " FROM passages p JOIN documents d ON d.id = p.document_id"
 )
+
+
+def _typed(row: tuple[Any, ...]) -> Iterator[Any]:
+    """A document's columns, the JSON list read and the counts made numbers."""
+    yield from row[:7]
+    yield json.loads(row[7])
+    yield from (bool(row[8]), row[9], row[10], row[11] or 0)
 
 
 def words(collection_id: int) -> str:

@@ -1,4 +1,4 @@
-"""Korean words by Kiwi: the morphemes that are indexed, where sentences end, and which halves of a line are one word."""
+"""Korean words by Kiwi: the morphemes that are indexed, where sentences end, and which halves are one word."""
 
 import re
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-# What carries meaning: nouns, roots, verbs, adjectives, adverbs, foreign words, numbers, and what was written as one sign.
+# What carries meaning: nouns, roots, verbs, adjectives, adverbs, foreign words, numbers, and written signs.
 _KEPT = ("NN", "NR", "NP", "XR", "VV", "VA", "MAG", "SL", "SH", "SN", "W_")
 # Verbs that say nothing of their own.
 _EMPTY = {
@@ -38,7 +38,7 @@ _lock = threading.Lock()
 @cache
 def kiwi() -> Any:
     """The analyser; loading it takes about a second."""
-    from kiwipiepy import Kiwi
+    from kiwipiepy import Kiwi  # type: ignore[import-untyped]
 
     with _lock:
         return Kiwi(num_workers=2)

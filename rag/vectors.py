@@ -1,5 +1,7 @@
 """Vectors in Chroma: embedded in this process, or a server. The store says what should be there; this makes it so."""
 
+# ruff: noqa: S608 - the names of tables are ours, and every value is bound
+
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +14,9 @@ from personas.home import Home
 from personas.lang import say
 from rag.embed import Embedder, Vectors
 from rag.errors import StoreError
+from rag.rows import Collection
 from rag.settings import RagSettings
-from rag.store import Collection, Store, _forget_vectors, embedded_text
+from rag.store import Store, _forget_vectors, embedded_text
 
 _BATCH = 32
 Progress = Callable[[int, int], None]
@@ -71,7 +74,7 @@ class VectorIndex:
         return self.client.get_or_create_collection(name, configuration=configuration, embedding_function=None)
 
     def fill(self, collection: Collection, embedder: Embedder, progress: Progress | None = None) -> int:
-        """Give every passage that waits its vector; returns how many. Stopped at any moment, it goes on where it was."""
+        """Give every passage that waits its vector; returns how many. Stopped, it goes on where it was."""
         self.drain()
         waiting = self._waiting(collection)
         done = 0

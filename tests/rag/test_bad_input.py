@@ -15,9 +15,11 @@ from personas.home import Home
 from rag.errors import CollectionError, FileError, StoreError
 from rag.ingest import Report, ingest
 from rag.manage import document_rows, statistics
+from rag.pages import Passage
 from rag.retriever import Searcher
+from rag.rows import NewDocument
 from rag.settings import RagSettings
-from rag.store import NewDocument, Passage, Store
+from rag.store import Store
 
 
 def bring(home: Home, *paths: Path | str, **settings: object) -> Report:
@@ -64,7 +66,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "wrong_extension": ("letter.docx", lambda p: p.write_bytes(tiny_pdf()), "wrong_type"),
     "non_pdf": ("page.pdf", lambda p: p.write_text("<html>no</html>"), "wrong_type"),
     "binary_text": ("noise.txt", lambda p: p.write_bytes(bytes(range(256)) * 9), "not_text"),
-    "old_office": ("old.docx", lambda p: p.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600), "old_office"),
+    "old_office": ("old.docx", lambda p: p.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 600), "old_office"),
     "zip_bomb": ("bomb.docx", zip_bomb, "bomb"),
     "no_word_inside": ("fake.docx", lying_zip, "damaged"),
     "no_hangul_inside": ("fake.hwpx", lying_zip, "damaged"),
