@@ -1,8 +1,8 @@
-"""How well a collection answers a question set: recall, MRR, citation precision, and unanswerable questions told apart.
+"""How well a collection answers a question set: recall, MRR, citation precision, unanswerable questions told apart.
 
-A question set is JSON lines `{"id", "question", "answer", "pages", "kind", "document"}`: `pages` are 1-based PDF pages, any of
-which counts; none means that the documents do not answer it. `document` (a file name, with or without its ending) may be missing.
-A passage is right when its printed page is one of the pages of the question's document.
+A question set is JSON lines `{"id", "question", "answer", "pages", "kind", "document"}`: `pages` are 1-based PDF pages,
+any of which counts; none means that the documents do not answer it. `document` (a file name, with or without its
+ending) may be missing. A passage is right when its printed page is one of the pages of the question's document.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from personas.lang import say
 from rag.errors import RagError
 from rag.relevance import judge
 from rag.retriever import Found, Searcher
-from rag.store import Stored
+from rag.rows import Stored
 
 EvalMethod = Literal["hybrid", "dense", "bm25", "whitespace"]
 Half = Literal["all", "calibration", "test"]
@@ -100,7 +100,10 @@ def _question(path: Path, number: int, line: str) -> Question:
         field = ".".join(str(part) for part in first["loc"])
         raise EvaluationError(
             f"{path}:{number}: {field} {first['msg']}",
-            say('한 줄에 {"id", "question", "pages": [쪽], "kind"} 하나', 'one {"id", "question", "pages", "kind"} a line'),
+            say(
+                '한 줄에 {"id", "question", "pages": [쪽], "kind"} 하나',
+                'one {"id", "question", "pages", "kind"} a line',
+            ),
         ) from error
 
 
@@ -137,7 +140,7 @@ def _rank(question: Question, passages: list[Stored]) -> int:
 
 
 class WhitespaceBM25:
-    """The plain baseline: BM25 (k1 1.2, b 0.75) over what stands between spaces, of the passages without their headings."""
+    """The plain baseline: BM25 (k1 1.2, b 0.75) over what stands between spaces, without the headings."""
 
     def __init__(self, searcher: Searcher, collection: str) -> None:
         import bm25s
@@ -158,8 +161,9 @@ class WhitespaceBM25:
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The figures of one method; shares are 0…1, None where nothing was judged.
 
-    `citation_precision`: of the questions that it would answer, those whose first passage is right; an unanswerable question that
-    is answered counts against it. `unanswerable_accuracy`: declined among the unanswerable; `answerable_accuracy`: answered among the rest.
+    `citation_precision`: of the questions that it would answer, those whose first passage is right; an unanswerable
+    question that is answered counts against it. `unanswerable_accuracy`: declined among the unanswerable;
+    `answerable_accuracy`: answered among the rest.
     """
     asked = [outcome for outcome in outcomes if outcome.question.answerable]
     ranks = np.array([outcome.rank for outcome in asked])
@@ -228,7 +232,9 @@ def draw(summaries: dict[str, dict[str, Any]], picture: Path) -> None:
     mpl.use("Agg")
     from matplotlib import font_manager, pyplot
 
-    korean = [f.name for f in font_manager.fontManager.ttflist if re.search(r"Nanum\w*Gothic$|Noto Sans (CJK )?KR", f.name)]
+    korean = [
+        f.name for f in font_manager.fontManager.ttflist if re.search(r"Nanum\w*Gothic$|Noto Sans (CJK )?KR", f.name)
+    ]
     mpl.rcParams["font.family"] = [*korean[:1], "DejaVu Sans"]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     _bars(left, summaries, {"MRR@10": "mrr@10", "recall@5": "recall@5"})

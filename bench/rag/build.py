@@ -33,7 +33,8 @@ h1 { font-size: 20pt } h2 { font-size: 15pt } h3 { font-size: 12.5pt } h2, h3, h
 table { border-collapse: collapse; margin: 8pt 0; } tr { break-inside: avoid }
 th, td { border: 1px solid #888; padding: 3pt 8pt; text-align: left }
 pre, code { font-family: NanumGothicCoding; } pre { background: #f3f3f3; padding: 6pt; white-space: pre-wrap }
-.contents { break-before: page; break-after: page } .contents p { margin: 0; display: flex; font: 9.5pt/1.4 NanumGothic } .chapter { break-before: page }
+.contents { break-before: page; break-after: page } .chapter { break-before: page }
+.contents p { margin: 0; display: flex; font: 9.5pt/1.4 NanumGothic }
 .contents i { flex: 1; border-bottom: 1px dotted #888; margin: 0 6pt 5pt }
 """
 
