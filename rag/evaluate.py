@@ -143,7 +143,7 @@ class WhitespaceBM25:
     """The plain baseline: BM25 (k1 1.2, b 0.75) over what stands between spaces, without the headings."""
 
     def __init__(self, searcher: Searcher, collection: str) -> None:
-        import bm25s
+        import bm25s  # type: ignore[import-untyped]
 
         store = searcher.store
         rows = store.documents(store.collection(collection))

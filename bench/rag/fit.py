@@ -49,6 +49,33 @@ def operating_point(rows: np.ndarray, labels: np.ndarray) -> float:
     return round(float(np.median(best)), 3)
 
 
+def draw(scores: np.ndarray, labels: np.ndarray, threshold: float, picture: Path) -> None:
+    """The test half: how probable an answer was held, for questions with and without one, and the operating point."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    mpl.rcParams["font.family"] = ["NanumGothic", "DejaVu Sans"]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    bins = np.linspace(0, 1, 21)
+    left.hist([scores[labels == 1], scores[labels == 0]], bins, label=["답이 있음", "답이 없음"])
+    left.axvline(threshold, color="black", linestyle="--", label=f"기준 {threshold:.2f}")
+    left.set_xlabel("답이 있을 확률")
+    left.set_ylabel("질문 수 (시험용 절반)")
+    left.legend()
+    grid = np.unique([0.0, *scores, 1.01])
+    hits = [(scores[labels == 1] >= t).mean() for t in grid]
+    false = [(scores[labels == 0] >= t).mean() for t in grid]
+    right.plot(false, hits, drawstyle="steps-post")
+    right.plot((scores[labels == 0] >= threshold).mean(), (scores[labels == 1] >= threshold).mean(), "ko", label="기준")
+    right.set_xlabel("답이 없는데 답함")
+    right.set_ylabel("답이 있어 답함")
+    right.set_title(f"AUROC {auroc(list(scores[labels == 1]), list(scores[labels == 0]))}")
+    right.legend(loc="lower right")
+    figure.savefig(picture, dpi=120)
+
+
 def main() -> None:
     names = [name for name in FEATURES if name not in LEFT_OUT]
     questions = read_questions(HERE / "questions.jsonl")
@@ -86,6 +113,12 @@ def main() -> None:
         "threshold": operating_point(rows[~test], labels[~test]),
     }
     print(json.dumps(made))
+    scores = model.predict_proba(rows[test])[:, 1]  # type: ignore[attr-defined]
+    threshold = float(made["threshold"])  # type: ignore[arg-type]
+    judged = {"answered_of_answerable": (scores[labels[test] == 1] >= threshold).mean()}
+    judged["declined_of_unanswerable"] = (scores[labels[test] == 0] < threshold).mean()
+    print(json.dumps({"half": "test", "threshold": threshold, **{k: round(float(v), 3) for k, v in judged.items()}}))
+    draw(scores, labels[test], threshold, HERE.parents[1] / "docs" / "images" / "rag-unanswerable.png")
     if "--write" in sys.argv:
         TARGET.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
