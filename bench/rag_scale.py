@@ -114,17 +114,13 @@ def measure(home: Home, settings: RagSettings, passages: list[tuple[str, list[st
         exact += len(near & {int(i) + 1 for i in np.argsort(-(vectors @ query[0]))[:10]}) / 10 / 60
         spans["whole"].append(_timed(lambda text=text: searcher.search(text, "scale")))
     for name, values in spans.items():
-        ordered = sorted(values)
-        print(
-            f"{name}: p50 {statistics.median(values) * 1000:.1f} ms, p95 {ordered[int(len(ordered) * 0.95)] * 1000:.1f} ms"
-        )
+        late = sorted(values)[int(len(values) * 0.95)]
+        print(f"{name}: p50 {statistics.median(values) * 1000:.1f} ms, p95 {late * 1000:.1f} ms")
     print(f"recall@10 of the nearest: {exact:.3f}")
-    print(
-        f"memory: +{(process.memory_info().rss - before) / 2**20:.0f} MiB, all {process.memory_info().rss / 2**20:.0f} MiB"
-    )
-    print(
-        f"disk: documents.db {home.documents.stat().st_size / 2**20:.0f} MiB, chroma {folder_size(home.chroma) / 2**20:.0f} MiB"
-    )
+    after = process.memory_info().rss
+    print(f"memory: +{(after - before) / 2**20:.0f} MiB, all {after / 2**20:.0f} MiB")
+    database, chroma = home.documents.stat().st_size, folder_size(home.chroma)
+    print(f"disk: documents.db {database / 2**20:.0f} MiB, chroma {chroma / 2**20:.0f} MiB")
 
 
 def _timed(call: object) -> float:

@@ -13,8 +13,9 @@ from rag.find import nfc
 from rag.ingest import Event, Watch
 from rag.rows import Collection, DocumentRow
 from rag.settings import RagSettings
-from rag.store import Store, words
+from rag.store import Store
 from rag.vectors import VectorIndex, folder_size
+from rag.words import table_of
 
 
 def _day(seconds: float) -> str:
@@ -139,7 +140,7 @@ def statistics(home: Home, name: str, settings: RagSettings) -> dict[str, Any]:
             "SELECT SUM(LENGTH(text)) FROM passages p JOIN documents d ON d.id = p.document_id WHERE collection_id = ?",
             (collection.id,),
         ).fetchone()[0]
-        indexed = store.db.execute(f'SELECT COUNT(*) FROM "{words(collection.id)}"').fetchone()[0]
+        indexed = store.db.execute(f'SELECT COUNT(*) FROM "{table_of(collection.id)}"').fetchone()[0]
         return {
             "name": name,
             "documents": len(documents),

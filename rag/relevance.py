@@ -5,8 +5,6 @@ close together. Together tell more: how much of the question's rare words the pa
 out, and whether words and meaning agree. The weights come from `calibration.json`, which `bench/rag` fits.
 """
 
-# ruff: noqa: S608 - the names of tables are ours, and every value is bound
-
 import json
 import math
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ import numpy as np
 
 from rag.retriever import Found, Searcher
 from rag.rows import Collection
-from rag.store import words
+from rag.words import frequencies, table_of
 
 FEATURES = (
     "coverage_1",
@@ -39,15 +37,8 @@ _FILE = Path(__file__).parent / "calibration.json"
 
 def idf(searcher: Searcher, collection: Collection, terms: list[str]) -> dict[str, float]:
     """How rare each term is in a collection: ln(1 + (N − n + ½) / (n + ½)), as BM25 has it."""
-    table = words(collection.id)
-    db = searcher.store.db
-    total = db.execute(f'SELECT COUNT(*) FROM "{table}"').fetchone()[0]
-    weights = {}
-    for term in dict.fromkeys(terms):
-        quoted = '"' + term.replace('"', "") + '"'
-        found = db.execute(f'SELECT COUNT(*) FROM "{table}" WHERE "{table}" MATCH ?', (quoted,)).fetchone()[0]
-        weights[term] = math.log(1 + (total - found + 0.5) / (found + 0.5))
-    return weights
+    total, counts = frequencies(searcher.store.db, table_of(collection.id), terms)
+    return {term: math.log(1 + (total - n + 0.5) / (n + 0.5)) for term, n in counts.items()}
 
 
 def features(searcher: Searcher, collection: Collection, found: Found) -> dict[str, float]:

@@ -19,8 +19,10 @@ from rag.ingest import check_embedder
 from rag.pairs import pair_scores
 from rag.rows import Collection, Stored
 from rag.settings import RagSettings
-from rag.store import Store, embedded_text, words
+from rag.store import Store, embedded_text
 from rag.vectors import VectorIndex
+from rag.words import search as word_search
+from rag.words import table_of
 
 Method = Literal["hybrid", "dense", "bm25"]
 Rewrite = Callable[[str], str]
@@ -125,21 +127,7 @@ class Searcher:
         self, collection: Collection, asked: list[str], k: int, documents: list[int] | None = None
     ) -> list[tuple[int, float]]:
         """Ids of passages and their BM25 scores (k1 1.2, b 0.75), best first."""
-        if not asked or documents == []:
-            return []
-        table = words(collection.id)
-        match = " OR ".join(f'"{term}"' for term in dict.fromkeys(term.replace('"', "") for term in asked))
-        if documents is None:
-            sql = f'SELECT rowid, -rank FROM "{table}" WHERE "{table}" MATCH ? ORDER BY rank LIMIT ?'
-            rows = self.store.db.execute(sql, (match, k))
-        else:
-            marks = ",".join("?" * len(documents))
-            sql = (
-                f'SELECT w.rowid, -w.rank FROM "{table}" w JOIN passages p ON p.id = w.rowid'
-                f' WHERE "{table}" MATCH ? AND p.document_id IN ({marks}) ORDER BY w.rank LIMIT ?'
-            )
-            rows = self.store.db.execute(sql, (match, *documents, k))
-        return [(row[0], row[1]) for row in rows]
+        return word_search(self.store.db, table_of(collection.id), asked, k, documents)
 
     def _documents(self, collection: Collection, only: Filter | None) -> list[int] | None:
         """Ids of the documents that a filter admits; None for all."""

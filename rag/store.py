@@ -16,6 +16,7 @@ from personas.home import Home
 from personas.lang import say
 from rag.errors import CollectionError, StoreError
 from rag.rows import Collection, DocumentRow, NewDocument, Stored
+from rag.words import table_of
 
 NAME = r"[a-z0-9가-힣][a-z0-9가-힣_-]{0,59}"
 
@@ -88,7 +89,7 @@ class Store:
             )
             found = self.find(name)
             assert found
-            db.execute(f'CREATE VIRTUAL TABLE IF NOT EXISTS "{words(found.id)}" USING fts5({_FTS})')
+            db.execute(f'CREATE VIRTUAL TABLE IF NOT EXISTS "{table_of(found.id)}" USING fts5({_FTS})')
         return found
 
     def find(self, name: str) -> Collection | None:
@@ -115,11 +116,11 @@ class Store:
     def drop(self, collection: Collection) -> None:
         """Remove a collection with everything in it; its vectors are doomed."""
         with self.change() as db:
-            db.execute(f'DROP TABLE IF EXISTS "{words(collection.id)}"')
+            db.execute(f'DROP TABLE IF EXISTS "{table_of(collection.id)}"')
             db.execute("DELETE FROM doomed WHERE chroma = ?", (collection.chroma,))
             db.execute("INSERT INTO doomed VALUES (?, 0)", (collection.chroma,))
             db.execute("DELETE FROM collections WHERE id = ?", (collection.id,))
-            _forget_vectors(db)
+            forget_vectors(db)
 
     def documents(self, collection: Collection) -> list[DocumentRow]:
         rows = self._db.execute(
@@ -128,7 +129,7 @@ class Store:
             " WHERE collection_id = ? GROUP BY d.id ORDER BY name",
             (collection.id,),
         )
-        return [DocumentRow(*row[:7], json.loads(row[7]), bool(row[8]), row[9], row[10], row[11] or 0) for row in rows]
+        return [DocumentRow(*_typed(row)) for row in rows]
 
     def put(self, collection: Collection, document: NewDocument) -> int:
         """Write a document in place of the one from the same source; returns its id. The commit is the acknowledgement.
@@ -169,7 +170,7 @@ class Store:
                     ),
                 )  # fmt: skip
                 db.execute(
-                    f'INSERT INTO "{words(collection.id)}" (rowid, terms) VALUES (?,?)',
+                    f'INSERT INTO "{table_of(collection.id)}" (rowid, terms) VALUES (?,?)',
                     (cursor.lastrowid, " ".join(terms)),
                 )
             return made
@@ -178,7 +179,6 @@ class Store:
         """Remove a document with its passages and words; its vectors are doomed."""
         with self.change() as db:
             _remove(db, collection, document_id)
-            _forget_vectors(db)
 
     def passages(self, ids: list[int]) -> dict[int, Stored]:
         """Passages by id; those that are gone are left out."""
@@ -219,19 +219,14 @@ def _typed(row: tuple[Any, ...]) -> Iterator[Any]:
     yield from (bool(row[8]), row[9], row[10], row[11] or 0)
 
 
-def words(collection_id: int) -> str:
-    """The name of a collection's word index."""
-    return f"words_{collection_id}"
-
-
 def _remove(db: sqlite3.Connection, collection: Collection, document_id: int) -> None:
     ids = [(row[0],) for row in db.execute("SELECT id FROM passages WHERE document_id = ?", (document_id,))]
-    db.executemany(f'DELETE FROM "{words(collection.id)}" WHERE rowid = ?', ids)
+    db.executemany(f'DELETE FROM "{table_of(collection.id)}" WHERE rowid = ?', ids)
     db.executemany("INSERT OR IGNORE INTO doomed VALUES (?, ?)", [(collection.chroma, row[0]) for row in ids])
     db.execute("DELETE FROM documents WHERE id = ?", (document_id,))
 
 
-def _forget_vectors(db: sqlite3.Connection) -> None:
+def forget_vectors(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM vectors WHERE NOT EXISTS (SELECT 1 FROM passages p WHERE p.hash = vectors.hash)")
 
 

@@ -16,7 +16,7 @@ from rag.embed import Embedder, Vectors
 from rag.errors import StoreError
 from rag.rows import Collection
 from rag.settings import RagSettings
-from rag.store import Store, _forget_vectors, embedded_text
+from rag.store import Store, embedded_text, forget_vectors
 
 _BATCH = 32
 Progress = Callable[[int, int], None]
@@ -150,7 +150,12 @@ class VectorIndex:
                     chroma.delete(ids=[str(number) for number in ids[begin : begin + 1000]])
             with self._store.change() as db:
                 db.executemany("DELETE FROM doomed WHERE chroma = ? AND passage_id = ?", rows)
-                _forget_vectors(db)
+                for name in {row[0] for row in rows}:
+                    changed = (
+                        "UPDATE collections SET version = version + 1 WHERE ? = 'gamyeon-' || id || '-' || generation"
+                    )
+                    db.execute(changed, (name,))
+                forget_vectors(db)
 
     def count(self, collection: Collection) -> int:
         """Vectors in Chroma."""

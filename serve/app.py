@@ -1,7 +1,10 @@
-"""The gateway: an ASGI application over one engine, one catalog and one connection pool."""
+"""The gateway put together: one engine, one catalog, one connection pool, and the routes."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -9,46 +12,95 @@ from starlette.routing import Route
 from personas.adapters import AdapterStore
 from personas.loader import personas_root
 from personas.registry import Registry
+from serve.access import Access
+from serve.call import Call, Record
 from serve.catalog import Catalog
 from serve.engine import Engine
 from serve.errors import ApiError, answer_crash, answer_error, answer_method, answer_not_found
+from serve.gateway import Gateway, count_call, log_call
+from serve.metrics import Metrics
+from serve.routes import admin
 from serve.routes.generate import Generate
 from serve.routes.models import get_model, list_models
-from serve.routes.status import health, ready
-from serve.settings import Settings
+from serve.routes.status import health, ready, show_metrics
+from serve.settings import Settings, is_loopback
 from serve.upstream import Upstream
+from serve.usage import Usage
 
 
-def make_app(settings: Settings, engine: Engine) -> Starlette:
+@dataclass
+class State:
+    """What Starlette's routes find at `request.app.state.gamyeon`."""
+
+    settings: Settings
+    engine: Engine
+    upstream: Upstream
+    catalog: Catalog
+    access: Access
+    usage: Usage
+    metrics: Metrics
+    generate: Generate
+
+
+def make_app(settings: Settings, engine: Engine) -> Gateway:
     """The gateway for an engine, which it starts and stops with itself."""
     store, registry = AdapterStore(settings.home.adapters), Registry(settings.home.database)
     catalog = Catalog(settings, personas_root(), store, registry)
-    upstream = Upstream(settings, engine)
-    generate = Generate(upstream, catalog, settings.max_body_bytes)
+    access = Access(settings.home.database, required=not is_loopback(settings.host))
+    upstream, usage, metrics = Upstream(settings, engine), Usage(settings.home.database), Metrics()
+    generate = Generate(upstream, catalog, settings)
+    state = State(settings, engine, upstream, catalog, access, usage, metrics, generate)
+    # Hooks on the way to the engine, in this order: generate.hooks += [context, guard]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await upstream.open()
         await engine.start()
+        tasks = [asyncio.create_task(work()) for work in (access.keep_fresh, usage.keep_writing, app.end_slow_readers)]
         try:
             yield
         finally:
+            for task in tasks:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             await upstream.close()
             await engine.stop()
+            usage.close()
+            access.close()
             registry.close()
 
-    app = Starlette(
-        routes=[
-            Route("/health", health),
-            Route("/ready", ready),
-            Route("/v1/models", list_models),
-            Route("/v1/models/{id}", get_model),
-            Route("/v1/chat/completions", generate, methods=["POST"]),
-            Route("/v1/completions", generate, methods=["POST"]),
-        ],
-        exception_handlers={ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash},
-        lifespan=lifespan,
-    )
-    app.state.catalog = catalog
-    app.state.engine = engine
+    routes = [
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/metrics", show_metrics),
+        Route("/v1/models", list_models),
+        Route("/v1/models/{id}", get_model),
+        *admin.ROUTES,
+    ]
+    handlers = {ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash}
+    other = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    other.router.redirect_slashes = False
+    other.state.gamyeon = state
+    other.state.catalog = catalog
+    other.state.engine = engine
+    app = Gateway(settings, access, metrics, generate, other)
+    app.records += [count_call(metrics), count_usage(usage)]
+    if settings.log_requests or settings.log_content:
+        app.records.append(log_call(settings))
     return app
+
+
+def count_usage(usage: Usage) -> Record:
+    """Usage by key and persona version; a request that named no admitted model counts for none."""
+
+    def record(call: Call) -> None:
+        reply, target = call.reply, call.target
+        if target is None:
+            return
+        persona = target.persona.name if target.persona else target.engine_model
+        failed = not 200 <= reply.status < 400
+        key = call.key.id if call.key else ""
+        usage.add(key, persona, target.version or 0, failed, reply.prompt_tokens, reply.completion_tokens)
+
+    return record

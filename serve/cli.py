@@ -2,11 +2,7 @@
 
 import asyncio
 import logging
-import signal
-import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,10 +10,10 @@ import typer
 from personas.console import make_app, run
 from personas.errors import GamyeonError
 from personas.lang import say
+from serve.cli_keys import keys, usage
+from serve.cli_watch import status, top
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from serve.engine import Status
     from serve.settings import Settings
 
@@ -44,24 +40,17 @@ def up(
     given: dict[str, Any] = {"host": host, "port": port, "page_port": page_port, "base": base}
     settings = Settings(**{key: value for key, value in given.items() if value not in ("", -1)})
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    asyncio.run(_serve(settings, page))
+    logging.getLogger("serve.requests").setLevel(logging.INFO)
+    _refuse_open_door(settings)
+    import uvloop
+
+    uvloop.run(_serve(settings, page))
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except OSError as error:
-        sock.close()
-        raise GamyeonError(
-            say(f"{host}:{port}를 열 수 없습니다: {error.strerror}", f"cannot open {host}:{port}: {error.strerror}"),
-            say(
-                "다른 포트로: serve up --port 8001 --page-port 7861",
-                "another port: serve up --port 8001 --page-port 7861",
-            ),
-        ) from error
-    return sock
+app.add_typer(keys, name="keys")
+app.command(help=say("키와 페르소나별 사용량", "Usage by key and persona"))(usage)
+app.command(help=say("게이트웨이와 엔진의 상태", "State of gateway and engine"))(status)
+app.command(help=say("요청, 토큰, 지연을 계속 보여 줍니다", "Requests, tokens and latency, live"))(top)
 
 
 def _install_adapters(settings: "Settings") -> None:
@@ -76,35 +65,35 @@ def _install_adapters(settings: "Settings") -> None:
     registry.close()
 
 
-def _server(config: "uvicorn.Config") -> "uvicorn.Server":
-    """A server that leaves the signals to us: uvicorn's own handlers end the process before the page is stopped."""
-    import uvicorn
+def _refuse_open_door(settings: "Settings") -> None:
+    """An address that others can reach needs keys first."""
+    from serve.access import KeyStore
+    from serve.settings import is_loopback
 
-    class Server(uvicorn.Server):
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-    server = Server(config)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
-    return server
+    if is_loopback(settings.host):
+        return
+    if all(key.revoked for key in KeyStore(settings.home.database).all().values()):
+        raise GamyeonError(
+            say(
+                f"{settings.host}는 다른 컴퓨터에서도 열리는 주소라 API 키가 있어야 합니다",
+                f"{settings.host} can be reached from other machines, so API keys are needed",
+            ),
+            "serve keys create NAME",
+        )
 
 
 async def _serve(settings: "Settings", page: bool) -> None:
-    import uvicorn
-
     from serve.app import make_app as make_gateway
     from serve.engine import make_engine
+    from serve.http import listen, make_config, make_server
 
-    gateway_socket = _listen(settings.host, settings.port)
+    gateway_socket = listen(settings.host, settings.port)
     address = f"http://{settings.host}:{gateway_socket.getsockname()[1]}"
     _install_adapters(settings)
-    engine = make_engine(settings, _show)
-    config = uvicorn.Config(make_gateway(settings, engine), log_level="warning", timeout_graceful_shutdown=5)
-    server = _server(config)
+    gateway = make_gateway(settings, make_engine(settings, _show))
+    server = make_server(make_config(gateway, settings))
     print(say(f"✓ API   {address}/v1", f"✓ API   {address}/v1"), flush=True)
-    child = await _open_page(settings, address) if page else None
+    child = await _open_page(settings, address, gateway.page_key()) if page else None
     try:
         await server.serve(sockets=[gateway_socket])
     finally:
@@ -114,14 +103,18 @@ async def _serve(settings: "Settings", page: bool) -> None:
         print(say("모두 멈췄습니다", "everything has stopped"), flush=True)
 
 
-async def _open_page(settings: "Settings", address: str) -> asyncio.subprocess.Process:
+async def _open_page(settings: "Settings", address: str, key: str) -> asyncio.subprocess.Process:
     """Start the page in a process of its own; it talks to the gateway over HTTP only."""
-    page_socket = _listen("127.0.0.1", settings.page_port)
+    from serve.http import listen
+    from serve.settings import child_environment
+
+    page_socket = listen("127.0.0.1", settings.page_port)
     port = page_socket.getsockname()[1]
     page_socket.close()
     command = [sys.executable, "-m", "ui.cli", "--gateway", address, "--port", str(port)]
     command += ["--lang", say("ko", "en"), "--with-parent"]
-    return await asyncio.create_subprocess_exec(*command, start_new_session=True)
+    environment = child_environment({"GAMYEON_API_KEY": key})
+    return await asyncio.create_subprocess_exec(*command, env=environment, start_new_session=True)
 
 
 def _show(status: "Status") -> None:

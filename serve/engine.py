@@ -53,12 +53,20 @@ class Status:
 
 
 class Engine:
-    """An OpenAI-compatible server elsewhere: nothing to start, nothing to stop."""
+    """OpenAI-compatible servers elsewhere, one or several alike: nothing to start, nothing to stop.
+
+    Args:
+        url: one address or several with commas between, each up to and with `/v1`.
+    """
 
     def __init__(self, url: str, key: SecretStr | None) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+        self.url = ",".join(one.strip().rstrip("/").removesuffix("/v1") for one in url.split(","))
         self.key = key
         self.status = Status("ready", 100, say("준비됨", "ready"), time.time())
+
+    @property
+    def urls(self) -> list[str]:
+        return self.url.split(",")
 
     @property
     def ready(self) -> bool:

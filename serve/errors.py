@@ -2,11 +2,16 @@
 
     ApiError                 any error that a client sees
     ├── BadRequest      400  the request cannot be understood
+    ├── Unauthorized    401  no valid API key
+    ├── Forbidden       403  the key or the page may not do this
     ├── ModelNotFound   404  no such persona, version or base
     ├── RouteNotFound   404
     ├── MethodNotAllowed 405
     ├── AdapterMismatch 409  the version does not fit this base
+    ├── RequestTimeout  408  the body did not come
     ├── BodyTooLarge    413
+    ├── RateLimited     429  a limit is reached (Retry-After)
+    │   └── Overloaded  429  more requests at work than the gateway takes
     ├── EngineLost      502  the engine went away or broke its word
     └── EngineNotReady  503  starting or restarting; try again (Retry-After)
 
@@ -48,6 +53,44 @@ class BadRequest(ApiError):
     status = 400
     type = "invalid_request_error"
     code = "bad_request"
+
+
+class Unauthorized(ApiError):
+    """No valid API key."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    """The key, or the page that asks, may not do this."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "forbidden"
+
+
+class RequestTimeout(ApiError):
+    """The body did not come in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class RateLimited(ApiError):
+    """A limit of the key is reached."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class Overloaded(RateLimited):
+    """More requests at work than the gateway takes."""
+
+    code = "overloaded"
 
 
 class ModelNotFound(ApiError):

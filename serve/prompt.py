@@ -39,17 +39,33 @@ def for_persona(payload: Payload, persona: Persona, engine_model: str, vllm: boo
     The client's own values always win over the persona's defaults. `stop` strings of both are joined. An engine
     that may not be vLLM gets no defaults that only vLLM knows.
     """
-    defaults = persona.sampling.model_dump(exclude_none=True, exclude=None if vllm else _VLLM_ONLY)
-    stops = defaults.pop("stop", [])
     wanted = {
         key: value
-        for key, value in defaults.items()
-        if payload.get(key) is None and not any(payload.get(k) is not None for k in _ALSO.get(key, ()))
+        for key, value in persona.sampling  # a loop over the model: `model_dump` costs more than all the rest here
+        if value is not None
+        and payload.get(key) is None
+        and key != "stop"
+        and (vllm or key not in _VLLM_ONLY)
+        and not any(payload.get(other) is not None for other in _ALSO.get(key, ()))
     }
+    stops = persona.sampling.stop
     made = {**payload, **wanted, "model": engine_model}
+    if "input" in payload:  # the Responses API has no stop strings, and its own names for two fields
+        return _for_responses(made, payload, persona.system_prompt)
     if stops:
         own = payload.get("stop") or []
         made["stop"] = [*([own] if isinstance(own, str) else own), *stops]
     if "messages" in payload:
         made["messages"] = with_system_prompt(payload["messages"], persona.system_prompt)
+    return made
+
+
+def _for_responses(made: Payload, payload: Payload, system_prompt: str) -> Payload:
+    own = payload.get("instructions")
+    if own is not None and not isinstance(own, str):
+        raise BadRequest("instructions must be text", param="instructions")
+    limit = made.pop("max_tokens", None)
+    if limit is not None and payload.get("max_output_tokens") is None:
+        made["max_output_tokens"] = limit
+    made["instructions"] = f"{system_prompt}\n\n{own}" if own else system_prompt
     return made

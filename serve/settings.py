@@ -1,5 +1,6 @@
 """Settings of engine and gateway: the only place in `serve` that reads the environment (`GAMYEON_…`)."""
 
+import ipaddress
 import os
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Literal
@@ -25,12 +26,20 @@ class Settings(BaseSettings):
     tool_call_parser: str = Field("hermes", description="how this base writes tool calls; vLLM's name")
     kv_cache_gib: int = Field(1, ge=1, description="CPU only")
     engine_args: str = Field("", description="more arguments for vLLM, as on its command line")
-    engine_url: str = Field("", description="an OpenAI-compatible server to use instead of a child, up to and with /v1")
+    engine_url: str = Field("", description="OpenAI-compatible servers instead of a child, with commas between")
     engine_key_env: str = Field("", description="the environment variable that holds that server's key")
     engine_model: str = Field("", description="that server's name for the base model")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024)
     connect_seconds: float = Field(5, gt=0)
     idle_seconds: float = Field(300, gt=0, description="longest silence of the engine within a reply")
+    body_seconds: float = Field(30, gt=0, description="longest wait for a whole request body")
+    slow_seconds: float = Field(60, gt=0, description="longest that a client may leave a reply unread")
+    drain_seconds: int = Field(20, ge=0, description="how long a stop waits for running replies")
+    max_in_flight: int = Field(256, ge=1, description="requests at work at a time; more are told to come again (429)")
+    max_choices: int = Field(32, ge=1, description="answers that one request may ask for: n times prompts")
+    log_requests: bool = Field(False, description="a JSON line for each request, without its content")
+    log_content: bool = Field(False, description="what was asked in those lines, too")
+    otlp_endpoint: str = Field("", description="where OpenTelemetry traces go (OTLP over HTTP), as …/v1/traces")
 
     @property
     def home(self) -> Home:
@@ -41,6 +50,16 @@ class Settings(BaseSettings):
         """The outside engine's key, read when it is needed and never stored."""
         value = os.environ.get(self.engine_key_env) if self.engine_key_env else None
         return SecretStr(value) if value else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def device() -> Literal["cpu", "gpu"]:

@@ -1,119 +1,257 @@
-"""The connection to the engine, and the relay of one request: bytes in, bytes out."""
+"""The engines behind the gateway: which one is asked, what happens when it fails, and the relay of its reply."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+import re
+from typing import Protocol
 
-import aiohttp
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
 from serve.engine import Engine
 from serve.errors import ApiError, EngineLost, EngineNotReady
 from serve.settings import Settings
+from serve.wire import Backend, Wire
 
 log = logging.getLogger(__name__)
-_KEPT = (b"content-type", b"cache-control", b"retry-after", b"x-request-id")
+_KEPT = (b"content-type", b"cache-control", b"retry-after")
+_RETRIED = (502, 503)  # an engine that cannot answer now; another one may
+_SHUN_SECONDS = 10.0
+_MAX_WHOLE = 64 * 1024 * 1024
+_MAX_EVENT = 4 * 1024 * 1024
+_USAGE = re.compile(rb'"usage":\s*\{[^{}]*"prompt_tokens":\s*(\d+)[^{}]*')
+_COMPLETION = re.compile(rb'"completion_tokens":\s*(\d+)')
+_RESPONSE_USAGE = re.compile(rb'"usage":\s*\{.*?"input_tokens":\s*(\d+).*?"output_tokens":\s*(\d+)', re.DOTALL)
+
+
+class Filter(Protocol):
+    """Looks at a reply on its way to the client and may change it; made for one request."""
+
+    async def events(self, data: bytes) -> bytes:
+        """Whole SSE events as they come; returns what goes on (`b""`: nothing yet)."""
+
+    async def end(self) -> bytes:
+        """What is still to be sent when the stream has ended well."""
+
+    async def whole(self, body: bytes) -> bytes:
+        """The body of a reply that is no stream."""
+
+
+class Reply:
+    """What became of one request: counted by the relay, read by metrics, usage and the log. Times: loop seconds."""
+
+    __slots__ = ("completion_tokens", "events", "first", "prompt_tokens", "sending_since", "started", "status")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.started = False
+        self.first = 0.0
+        self.events = 0
+        self.sending_since = 0.0  # not 0 while the client is waited for
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+
+    def read_usage(self, data: bytes) -> None:
+        """Take the token counts from the last usage object in some JSON; inside a string its quotes are escaped."""
+        tail = data[data.rfind(b'"usage"') :]
+        if (found := _USAGE.match(tail)) and (answered := _COMPLETION.search(found[0])):
+            self.prompt_tokens, self.completion_tokens = int(found[1]), int(answered[1])
+        elif found := _RESPONSE_USAGE.match(tail):
+            self.prompt_tokens, self.completion_tokens = int(found[1]), int(found[2])
 
 
 class Upstream:
-    """One connection pool to the engine."""
+    """One pool of connections to each engine."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.engine = engine
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=settings.connect_seconds, sock_read=settings.idle_seconds
-        )
-        self._session: aiohttp.ClientSession | None = None
+        self._settings = settings
+        self._url = ""
+        self.backends: list[Backend] = []
+        self._sweeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        # No cap of our own: the engine queues, and every admitted stream must get its connection at once.
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60), timeout=self._timeout, auto_decompress=False
-        )
+        self._sweeper = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
-        if self._session:
-            await self._session.close()
+        if self._sweeper:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+        for backend in self.backends:
+            backend.close()
 
-    async def request(self, method: str, path: str, body: bytes | None = None) -> aiohttp.ClientResponse:
-        """Send one request to the engine and wait for its headers.
+    async def _sweep(self) -> None:
+        pause = min(1.0, self._settings.idle_seconds / 4)
+        while True:
+            await asyncio.sleep(pause)
+            for backend in self.backends:
+                backend.sweep(asyncio.get_running_loop().time(), self._settings.idle_seconds)
+
+    def _ordered(self) -> list[Backend]:
+        """The engines, least loaded first; one that failed lately comes last."""
+        if self.engine.url != self._url:  # another port after a restart
+            for backend in self.backends:
+                backend.close()
+            key = self.engine.key.get_secret_value() if self.engine.key else ""
+            self._url = self.engine.url
+            self.backends = [Backend(url, key, self._settings.connect_seconds) for url in self.engine.urls]
+        if len(self.backends) == 1:
+            return self.backends
+        now = asyncio.get_running_loop().time()
+        return sorted(self.backends, key=lambda b: (b.shun_until > now, b.in_flight))
+
+    async def ask(self, path: str, body: bytes, extra: str = "") -> tuple[Backend, Wire]:
+        """The first engine that answers, with the head of its reply; `done` must follow.
+
+        Nothing of a reply has been seen when another engine is asked instead.
 
         Raises:
-            EngineNotReady: it is starting.
-            EngineLost: it went away before it answered.
+            EngineNotReady: none is there.
+            EngineLost: the last one went away before it answered.
         """
         if not self.engine.ready:
             raise EngineNotReady(f"the engine is not ready: {self.engine.status.text}", retry_after=5)
-        assert self._session
-        headers = {"content-type": "application/json"}
-        if self.engine.key:
-            headers["authorization"] = f"Bearer {self.engine.key.get_secret_value()}"
+        backends = self._ordered()
+        for backend in backends[:-1]:
+            backend.in_flight += 1
+            try:
+                wire = await backend.ask(backend.request(path, body, extra))
+                if wire.status not in _RETRIED:
+                    backend.failures = 0
+                    return backend, wire
+                backend.give_back(wire)
+            except (EngineNotReady, EngineLost) as error:
+                log.warning("engine %s: %s", backend.url, error.message)
+            except BaseException:
+                backend.in_flight -= 1
+                raise
+            self._shun(backend)
+        last = backends[-1]
+        last.in_flight += 1
         try:
-            return await self._session.request(method, self.engine.url + path, data=body, headers=headers)
-        except aiohttp.ClientConnectorError as error:
-            raise EngineNotReady("the engine does not answer; it is being restarted", retry_after=5) from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise EngineLost("the engine went away before it answered; ask again") from error
+            wire = await last.ask(last.request(path, body, extra))
+        except BaseException as error:
+            last.in_flight -= 1
+            if isinstance(error, ApiError):
+                last.failures += 1
+            raise
+        return last, wire
+
+    async def get(self, path: str) -> bytes:
+        """The body of one of the first engine's own pages.
+
+        Raises:
+            ApiError: it does not answer.
+        """
+        backend = self._ordered()[0]
+        backend.in_flight += 1
+        try:
+            wire = await backend.ask(backend.request(path, b""))
+        except BaseException:
+            backend.in_flight -= 1
+            raise
+        try:
+            return await _whole(wire)
+        finally:
+            self.done(backend, wire)
+
+    def _shun(self, backend: Backend) -> None:
+        backend.in_flight -= 1
+        backend.failures += 1
+        pause = min(_SHUN_SECONDS, 0.5 * 2 ** min(backend.failures, 5))
+        backend.shun_until = asyncio.get_running_loop().time() + pause
+
+    def done(self, backend: Backend, wire: Wire) -> None:
+        """Give a connection back; one that is in the middle of a reply is ended, which stops the engine's work."""
+        backend.in_flight -= 1
+        backend.give_back(wire)
 
 
-async def relay(upstream: Upstream, path: str, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-    """Pass one POST to the engine and its reply back, chunk by chunk as it comes.
+async def relay(
+    wire: Wire,
+    send: Send,
+    reply: Reply,
+    headers: list[tuple[bytes, bytes]],
+    filters: list[Filter],
+    strip_usage: bool,
+) -> None:
+    """Pass a reply whose head has come to the client, chunk by chunk as it comes.
 
-    A client that goes away ends the request at the engine, too, which stops generating.
+    Args:
+        headers: of ours, put before the engine's.
+        filters: each sees what the one before let through.
+        strip_usage: the client did not ask for the usage event that the gateway asked for.
     """
-    work = asyncio.create_task(_pass_reply(upstream, path, body, send))
-    gone = asyncio.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            work.result()
-    finally:
-        for task in (work, gone):
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await gone
-        with contextlib.suppress(asyncio.CancelledError, ApiError):
-            await work
+    headers += [(name, wire.headers[name]) for name in _KEPT if name in wire.headers]
+    reply.status = wire.status
+    if wire.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+        reply.started = True
+        await send({"type": "http.response.start", "status": wire.status, "headers": headers})
+        await _pass_stream(wire, send, reply, filters, strip_usage)
+        return
+    body = await _whole(wire)
+    if wire.status == 200:
+        reply.read_usage(body)
+        for each in filters:
+            body = await each.whole(body)
+    reply.started = True
+    headers.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": wire.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _whole(wire: Wire) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while part := await wire.read():
+        parts.append(part)
+        size += len(part)
+        if size > _MAX_WHOLE:
+            raise EngineLost("the engine's reply does not end")
+    return b"".join(parts)
 
 
-def _headers(raw: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    lower = {key.lower().encode(): value.encode("latin-1") for key, value in raw.items()}
-    return [(key, lower[key]) for key in _KEPT if key in lower]
+def without_usage(data: bytes) -> bytes:
+    """Events without the one that has usage and no choices."""
+    events = data.split(b"\n\n")
+    return b"\n\n".join(e for e in events if not (b'"usage"' in e and re.search(rb'"choices":\s*\[\]', e)))
 
 
-async def _pass_reply(upstream: Upstream, path: str, body: bytes, send: Send) -> None:
-    async with await upstream.request("POST", path, body) as reply:
-        streaming = reply.content_type == "text/event-stream"
-        headers = _headers(reply.headers)
-        if streaming:
-            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-            await _pass_stream(reply, send)
-            return
-        try:
-            whole = await reply.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise EngineLost("the engine went away while it answered; ask again") from error
-        headers.append((b"content-length", str(len(whole)).encode()))
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": whole})
-
-
-async def _pass_stream(reply: aiohttp.ClientResponse, send: Send) -> None:
+async def _pass_stream(wire: Wire, send: Send, reply: Reply, filters: list[Filter], strip_usage: bool) -> None:
     """Pass whole events on; an engine that dies ends the stream with an error event and no `[DONE]`."""
     held = b""
+    loop = asyncio.get_running_loop()
     try:
-        async for chunk in reply.content.iter_any():
-            whole, boundary, held = (held + chunk).rpartition(b"\n\n")
-            if boundary:
-                await send({"type": "http.response.body", "body": whole + boundary, "more_body": True})
+        while data := await wire.read():
+            if held:
+                data = held + data
+            if data.endswith(b"\n\n"):
+                held = b""
+            else:
+                at = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
+                if at < 4 and len(data) > _MAX_EVENT:
+                    raise EngineLost("the engine's event does not end")
+                data, held = (data[:at], data[at:]) if at >= 4 else (b"", data)
+                if not data:
+                    continue
+            reply.events += data.count(b"\n\n")
+            if b'"usage"' in data:
+                reply.read_usage(data)
+                if strip_usage:
+                    data = without_usage(data)
+            for each in filters:
+                data = await each.events(data)
+            if data:
+                if not reply.first:
+                    reply.first = loop.time()
+                reply.sending_since = loop.time()
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                reply.sending_since = 0.0
+        for each in filters:
+            held += await each.end()
         await send({"type": "http.response.body", "body": held})
-    except (aiohttp.ClientError, TimeoutError):
-        log.warning("the engine went away in mid-stream")
-        error = EngineLost("the engine went away in mid-stream; the reply is incomplete, ask again")
+    except ApiError as error:
+        log.warning("a stream was cut: %s", error.message)
+        reply.status = error.status
         await send({"type": "http.response.body", "body": b"data: " + error.body() + b"\n\n"})

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from personas.home import Home
 from rag.settings import RagSettings
-from rag.store import Store, words
+from rag.store import Store
 from rag.vectors import VectorIndex
+from rag.words import table_of
 
 KILLS = int(os.environ.get("GAMYEON_TEST_KILLS", "20"))
 _FILES = 10
@@ -37,7 +38,7 @@ def _sound(home: Home) -> dict[str, str]:
     rows = store.documents(collection)
     assert len({row.source for row in rows}) == len(rows)
     passages = {p.id for row in rows for p in store.document_passages(row.id)}
-    indexed = {row[0] for row in store.db.execute(f'SELECT rowid FROM "{words(collection.id)}"')}
+    indexed = {row[0] for row in store.db.execute(f'SELECT rowid FROM "{table_of(collection.id)}"')}
     assert indexed == passages
     store.close()
     return {row.source: row.sha256 for row in rows}
