@@ -33,6 +33,16 @@ class Sampling(BaseModel):
     stop: list[str] | None = None
 
 
+class Documents(BaseModel):
+    """What a persona may look up, and how much of it goes into a prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    collection: Text = Field(description="the collection's name: rag ingest PATH --collection NAME")
+    top_k: int = Field(4, ge=1, le=50, description="passages at most")
+    tokens: int = Field(1200, ge=100, le=100_000, description="tokens of all passages together, about")
+
+
 class Persona(BaseModel):
     """One character: how it is shown, what it is told, how it samples and which base model carries it.
 
@@ -48,4 +58,5 @@ class Persona(BaseModel):
     questions: list[Text] = Field(default_factory=list, description="example questions of the chat page", max_length=8)
     system_prompt: Text
     sampling: Sampling = Field(default_factory=Sampling)
+    documents: Documents | None = Field(None, description="what the persona may look up")
     base: str = Field(EMBEDDED_BASE, description="embedded:NAME, a local folder, or a hub id")

@@ -36,3 +36,7 @@ class EmbedderError(RagError):
 
 class StoreError(RagError):
     """The disk is full, or the vector server does not answer."""
+
+
+class GatewayError(RagError):
+    """`rag ask` got no answer from the gateway."""

@@ -15,11 +15,12 @@ from personas.registry import Registry
 from serve.access import Access
 from serve.call import Call, Record
 from serve.catalog import Catalog
+from serve.context import Grounding, Library
 from serve.engine import Engine
 from serve.errors import ApiError, answer_crash, answer_error, answer_method, answer_not_found
 from serve.gateway import Gateway, count_call, log_call
 from serve.metrics import Metrics
-from serve.routes import admin
+from serve.routes import admin, documents, embeddings
 from serve.routes.generate import Generate
 from serve.routes.models import get_model, list_models
 from serve.routes.status import health, ready, show_metrics
@@ -51,6 +52,8 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     generate = Generate(upstream, catalog, settings)
     state = State(settings, engine, upstream, catalog, access, usage, metrics, generate)
     # Hooks on the way to the engine, in this order: generate.hooks += [context, guard]
+    library = Library(settings)
+    generate.hooks.append(Grounding(library))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -69,6 +72,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
             usage.close()
             access.close()
             registry.close()
+            library.close()
 
     routes = [
         Route("/health", health),
@@ -77,6 +81,8 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
         Route("/v1/models", list_models),
         Route("/v1/models/{id}", get_model),
         *admin.ROUTES,
+        *documents.ROUTES,
+        *embeddings.ROUTES,
     ]
     handlers = {ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash}
     other = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
@@ -84,6 +90,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     other.state.gamyeon = state
     other.state.catalog = catalog
     other.state.engine = engine
+    other.state.library, other.state.jobs = library, documents.Jobs(library)
     app = Gateway(settings, access, metrics, generate, other)
     app.records += [count_call(metrics), count_usage(usage)]
     if settings.log_requests or settings.log_content:
