@@ -148,7 +148,7 @@ def rm(
     help=say("벡터를 지금 설정의 임베딩 모델로 다시 만듭니다", "Make all vectors again with the embedder that is set")
 )
 def reindex(collection: Annotated[str, _NAMED]) -> None:
-    """Make all vectors of a collection again, with the embedder that is set; searches go on with the old ones."""
+    """Make all vectors of a collection again, with the embedder that is set; words can be searched meanwhile."""
     from rag.manage import reindex as again
     from rag.settings import RagSettings
 
