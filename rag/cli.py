@@ -9,6 +9,7 @@ import typer
 from personas.console import make_app, run
 from personas.home import Home
 from personas.lang import say
+from rag.evaluate_cli import evaluate
 
 if TYPE_CHECKING:
     from rag.ingest import Event, Report
@@ -254,6 +255,9 @@ def _table(rows: list[dict[str, Any]], as_json: bool) -> None:
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)
+
+
+app.command("eval", help=say("질문 세트로 검색을 잽니다", "Measure retrieval on a question set"))(evaluate)
 
 
 def main() -> None:
