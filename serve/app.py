@@ -53,12 +53,14 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     state = State(settings, engine, upstream, catalog, access, usage, metrics, generate)
     # Hooks on the way to the engine, in this order: generate.hooks += [context, guard]
     library = Library(settings)
+    jobs = documents.Jobs(library)
     generate.hooks.append(Grounding(library))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await upstream.open()
         await engine.start()
+        await jobs.resume()
         tasks = [asyncio.create_task(work()) for work in (access.keep_fresh, usage.keep_writing, app.end_slow_readers)]
         try:
             yield
@@ -67,6 +69,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+            jobs.stop()
             await upstream.close()
             await engine.stop()
             usage.close()
@@ -90,7 +93,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     other.state.gamyeon = state
     other.state.catalog = catalog
     other.state.engine = engine
-    other.state.library, other.state.jobs = library, documents.Jobs(library)
+    other.state.library, other.state.jobs = library, jobs
     app = Gateway(settings, access, metrics, generate, other)
     app.records += [count_call(metrics), count_usage(usage)]
     if settings.log_requests or settings.log_content:

