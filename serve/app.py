@@ -19,6 +19,7 @@ from serve.context import Grounding, Library
 from serve.engine import Engine
 from serve.errors import ApiError, answer_crash, answer_error, answer_method, answer_not_found
 from serve.gateway import Gateway, count_call, log_call
+from serve.jobs import Jobs
 from serve.metrics import Metrics
 from serve.routes import admin, documents, embeddings
 from serve.routes.generate import Generate
@@ -53,7 +54,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     state = State(settings, engine, upstream, catalog, access, usage, metrics, generate)
     # Hooks on the way to the engine, in this order: generate.hooks += [context, guard]
     library = Library(settings)
-    jobs = documents.Jobs(library)
+    jobs = Jobs(library)
     generate.hooks.append(Grounding(library))
 
     @asynccontextmanager
