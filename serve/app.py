@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -24,10 +25,27 @@ from serve.metrics import Metrics
 from serve.routes import admin, documents, embeddings
 from serve.routes.generate import Generate
 from serve.routes.models import get_model, list_models
-from serve.routes.status import health, ready, show_metrics
+from serve.routes.status import health, ready, show_metrics, show_openapi
 from serve.settings import Settings, is_loopback
 from serve.upstream import Upstream
 from serve.usage import Usage
+
+if TYPE_CHECKING:
+    from serve.tracing import Tracing
+
+
+# Every route but those that generate; others add theirs here.
+ROUTES = [
+    Route("/health", health),
+    Route("/ready", ready),
+    Route("/metrics", show_metrics),
+    Route("/openapi.json", show_openapi),
+    Route("/v1/models", list_models),
+    Route("/v1/models/{id}", get_model),
+    *admin.ROUTES,
+    *documents.ROUTES,
+    *embeddings.ROUTES,
+]
 
 
 @dataclass
@@ -42,6 +60,7 @@ class State:
     usage: Usage
     metrics: Metrics
     generate: Generate
+    tracing: "Tracing | None" = None
 
 
 def make_app(settings: Settings, engine: Engine) -> Gateway:
@@ -59,37 +78,16 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await upstream.open()
-        await engine.start()
-        await jobs.resume()
-        tasks = [asyncio.create_task(work()) for work in (access.keep_fresh, usage.keep_writing, app.end_slow_readers)]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            jobs.stop()
-            await upstream.close()
-            await engine.stop()
-            usage.close()
-            access.close()
-            registry.close()
-            library.close()
+        async with _alive(state, app):
+            await jobs.resume()
+            try:
+                yield
+            finally:
+                jobs.stop()
+                library.close()
 
-    routes = [
-        Route("/health", health),
-        Route("/ready", ready),
-        Route("/metrics", show_metrics),
-        Route("/v1/models", list_models),
-        Route("/v1/models/{id}", get_model),
-        *admin.ROUTES,
-        *documents.ROUTES,
-        *embeddings.ROUTES,
-    ]
     handlers = {ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash}
-    other = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    other = Starlette(routes=ROUTES, exception_handlers=handlers, lifespan=lifespan)
     other.router.redirect_slashes = False
     other.state.gamyeon = state
     other.state.catalog = catalog
@@ -97,9 +95,38 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     other.state.library, other.state.jobs = library, jobs
     app = Gateway(settings, access, metrics, generate, other)
     app.records += [count_call(metrics), count_usage(usage)]
+    if settings.otlp_endpoint:
+        from serve.tracing import Tracing
+
+        tracing = state.tracing = Tracing(settings.otlp_endpoint)
+        app.begin = tracing.begin
+        app.records.append(tracing.end)
     if settings.log_requests or settings.log_content:
         app.records.append(log_call(settings))
     return app
+
+
+@asynccontextmanager
+async def _alive(state: State, app: Gateway) -> AsyncIterator[None]:
+    """Everything started, and stopped again in the order that loses nothing."""
+    await state.upstream.open()
+    await state.engine.start()
+    works = (state.access.keep_fresh, state.usage.keep_writing, app.end_slow_readers)
+    tasks = [asyncio.create_task(work()) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await state.upstream.close()
+        await state.engine.stop()
+        if state.tracing:
+            await asyncio.to_thread(state.tracing.close)
+        state.usage.close()
+        state.access.close()
+        state.catalog.registry.close()
 
 
 def count_usage(usage: Usage) -> Record:

@@ -11,7 +11,8 @@ from serve.upstream import Filter, Reply
 
 @dataclass
 class Call:
-    """What is known of a request. `began`: loop seconds. `stages`: name and loop seconds of each stage's end.
+    """What is known of a request. Times are of `time.monotonic`
+    (uvloop's own clock counts whole milliseconds). `stages`: name and time of each stage's end.
 
     `payload` is what the engine gets, with the persona's prompt and sampling; a hook may change it. It is None for a
     request to the bare base, whose bytes go on as they are. `asked` is the client's own JSON.
@@ -32,6 +33,7 @@ class Call:
     stages: list[tuple[str, float]] = field(default_factory=list)
     context: dict[str, Any] = field(default_factory=dict)
     extra: str = ""  # header lines for the engine
+    span: Any = None  # OpenTelemetry's, where traces are on
     abort: Callable[[], None] | None = None
 
     @property

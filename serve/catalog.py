@@ -34,6 +34,7 @@ class Catalog:
         self.base_name = settings.engine_model or base_name(settings.base)
         self.own_engine = not settings.engine_url
         self._home = settings.home
+        self._max_rank = settings.max_lora_rank
         self._read: dict[str, tuple[int, Persona]] = {}
         self._verified: set[tuple[str, int]] = set()
 
@@ -93,7 +94,13 @@ class Catalog:
         if base is None:
             return  # the engine is not ready either, and says so
         try:
-            await asyncio.to_thread(self.store.verify, persona, version, base)
+            manifest = await asyncio.to_thread(self.store.verify, persona, version, base)
         except AdapterError as error:
             raise AdapterMismatch(f"{error.message} (run: {error.hint})", param="model") from error
+        if manifest.rank > self._max_rank:
+            raise AdapterMismatch(
+                f"{manifest.id} has rank {manifest.rank}, and the engine takes {self._max_rank} "
+                f"(run: GAMYEON_MAX_LORA_RANK={manifest.rank} serve up)",
+                param="model",
+            )
         self._verified.add((persona, version))

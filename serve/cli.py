@@ -40,7 +40,7 @@ def up(
     given: dict[str, Any] = {"host": host, "port": port, "page_port": page_port, "base": base}
     settings = Settings(**{key: value for key, value in given.items() if value not in ("", -1)})
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("serve.requests").setLevel(logging.INFO)
+    _log_requests()
     _refuse_open_door(settings)
     import uvloop
 
@@ -51,6 +51,16 @@ app.add_typer(keys, name="keys")
 app.command(help=say("키와 페르소나별 사용량", "Usage by key and persona"))(usage)
 app.command(help=say("게이트웨이와 엔진의 상태", "State of gateway and engine"))(status)
 app.command(help=say("요청, 토큰, 지연을 계속 보여 줍니다", "Requests, tokens and latency, live"))(top)
+
+
+def _log_requests() -> None:
+    """Lines that are JSON and nothing else, for programs that collect them."""
+    requests = logging.getLogger("serve.requests")
+    requests.setLevel(logging.INFO)
+    requests.propagate = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    requests.addHandler(handler)
 
 
 def _install_adapters(settings: "Settings") -> None:

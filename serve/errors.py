@@ -62,6 +62,9 @@ class Unauthorized(ApiError):
     type = "invalid_request_error"
     code = "invalid_api_key"
 
+    def headers(self) -> dict[str, str]:
+        return {"www-authenticate": "Bearer", **super().headers()}
+
 
 class Forbidden(ApiError):
     """The key, or the page that asks, may not do this."""

@@ -9,6 +9,8 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from time import monotonic
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -82,12 +84,13 @@ class Gateway:
         self._generates = frozenset(ROUTES)
         self.running: dict[str, Call] = {}
         self.records: list[Record] = []
+        self.begin: Callable[[Call, dict[bytes, bytes]], None] | None = None  # of a trace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
-        call = Call(f"{_START}{next(_COUNT):08x}", scope["path"], asyncio.get_running_loop().time())
+        call = Call(f"{_START}{next(_COUNT):08x}", scope["path"], monotonic())
         call.headers.append((b"x-request-id", call.id.encode()))
         try:
             await self._admit(scope, receive, send, call)
@@ -126,12 +129,17 @@ class Gateway:
             call.key.enter()
         call.abort = scope["state"].get("abort") if "state" in scope else None
         call.extra = f"x-request-id: {call.id}\r\n"
+        if self.begin is not None:
+            self.begin(call, headers)
         self.running[call.id] = call
         self._metrics.in_flight.inc()
         try:
             await self._generate(scope, receive, send, call)
         except ApiError as error:
             call.reply.status = error.status
+            raise
+        except Exception:
+            call.reply.status = 500
             raise
         finally:
             del self.running[call.id]
@@ -180,7 +188,7 @@ class Gateway:
         """End, until cancelled, connections whose client has left a reply unread for too long."""
         while True:
             await asyncio.sleep(min(1.0, self._settings.slow_seconds / 4))
-            now = asyncio.get_running_loop().time()
+            now = monotonic()
             for call in list(self.running.values()):
                 since = call.reply.sending_since
                 if since and now - since > self._settings.slow_seconds and call.abort:
@@ -193,9 +201,10 @@ def log_call(settings: Settings) -> Record:
     out = logging.getLogger("serve.requests")
 
     def record(call: Call) -> None:
-        ended = asyncio.get_running_loop().time()
+        ended = monotonic()
         reply = call.reply
         line: dict[str, object] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "id": call.id, "key": call.key.id if call.key else None, "route": call.route, "model": call.model,
             "status": reply.status, "stream": call.stream, "seconds": round(ended - call.began, 4),
             "first_seconds": round(reply.first - call.began, 4) if reply.first else None,
@@ -213,7 +222,7 @@ def count_call(metrics: Metrics) -> Record:
 
     def record(call: Call) -> None:
         model, reply = call.model, call.reply
-        ended = asyncio.get_running_loop().time()
+        ended = monotonic()
         metrics.labelled(metrics.requests, call.route, model, str(reply.status)).inc()
         metrics.labelled(metrics.duration, call.route).observe(ended - call.began)
         tokens = reply.completion_tokens or max(0, reply.events - 1)

@@ -90,6 +90,7 @@ def make_config(app: Gateway, settings: Settings, **more: Any) -> uvicorn.Config
         server_header=False,
         proxy_headers=False,  # a client's X-Forwarded-For is a client's word
         timeout_graceful_shutdown=settings.drain_seconds,
+        timeout_keep_alive=75,  # longer than the pools of clients and proxies, which then close first
         backlog=1024,
         **more,
     )

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from time import monotonic
 from typing import Protocol
 
 from starlette.types import Send
@@ -38,7 +39,7 @@ class Filter(Protocol):
 
 
 class Reply:
-    """What became of one request: counted by the relay, read by metrics, usage and the log. Times: loop seconds."""
+    """What became of one request: counted by the relay, read by metrics, usage and the log. Times: `time.monotonic`."""
 
     __slots__ = ("completion_tokens", "events", "first", "prompt_tokens", "sending_since", "started", "status")
 
@@ -221,7 +222,6 @@ def without_usage(data: bytes) -> bytes:
 async def _pass_stream(wire: Wire, send: Send, reply: Reply, filters: list[Filter], strip_usage: bool) -> None:
     """Pass whole events on; an engine that dies ends the stream with an error event and no `[DONE]`."""
     held = b""
-    loop = asyncio.get_running_loop()
     try:
         while data := await wire.read():
             if held:
@@ -244,8 +244,8 @@ async def _pass_stream(wire: Wire, send: Send, reply: Reply, filters: list[Filte
                 data = await each.events(data)
             if data:
                 if not reply.first:
-                    reply.first = loop.time()
-                reply.sending_since = loop.time()
+                    reply.first = monotonic()
+                reply.sending_since = monotonic()
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 reply.sending_since = 0.0
         for each in filters:

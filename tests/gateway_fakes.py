@@ -75,9 +75,9 @@ async def served(*handlers: Handler | int, **settings: Any) -> AsyncIterator[Ser
             await serving
 
 
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def run(test: Callable[[], Coroutine[Any, Any, None]], seconds: float = 60) -> None:
     """Run a test on the loop that the gateway has."""
-    uvloop.run(asyncio.wait_for(test(), 60))
+    uvloop.run(asyncio.wait_for(test(), seconds))
 
 
 def make_key(home: Home, *scopes: str, **limits: Any) -> str:

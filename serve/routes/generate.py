@@ -5,6 +5,7 @@ sampling, passes the hooks (documents, guard) and goes on as new JSON.
 """
 
 import asyncio
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -77,7 +78,8 @@ def read_head(body: bytes) -> Head:
             body.decode()  # msgspec does not look into the fields that it skips
         head = _HEAD.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the request body is not a valid JSON object: {error}") from None
+        read_payload(body)  # says what is wrong by line and column
+        raise BadRequest(f"the request body is not a JSON object that can be served: {error}") from None
     if not isinstance(head.model, str):
         raise BadRequest("you must provide a model parameter", param="model")
     return head
@@ -145,15 +147,14 @@ class Generate:
 
     async def _answer(self, body: bytes, call: Call, send: Send) -> None:
         body, strip = await self._prepare(body, call)
-        loop = asyncio.get_running_loop()
-        call.stages.append(("prepare", loop.time()))
+        call.stages.append(("prepare", monotonic()))
         backend, wire = await self._upstream.ask(call.route, body, call.extra)
-        call.stages.append(("engine", loop.time()))
+        call.stages.append(("engine", monotonic()))
         try:
             await relay(wire, send, call.reply, call.headers, call.filters, strip)
         finally:
             self._upstream.done(backend, wire)
-            call.stages.append(("reply", loop.time()))
+            call.stages.append(("reply", monotonic()))
 
     async def _prepare(self, body: bytes, call: Call) -> tuple[bytes, bool]:
         """The body for the engine, and whether its usage event is ours alone."""

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from serve.errors import ApiError
 from serve.metrics import Metrics
+from serve.openapi import document
 from serve.upstream import Upstream
 
 _QUEUE = re.compile(rb"^vllm:num_requests_(running|waiting)(?:\{[^}\n]*\})? ([0-9.e+]+)$", re.MULTILINE)
@@ -23,6 +24,10 @@ async def ready(request: Request) -> JSONResponse:
     """200 when the engine answers, else 503; the body says the stage either way."""
     status = request.app.state.engine.status
     return JSONResponse(asdict(status), 200 if status.state == "ready" else 503)
+
+
+async def show_openapi(request: Request) -> JSONResponse:
+    return JSONResponse(document(request.app.state.catalog.names()))
 
 
 async def show_metrics(request: Request) -> Response:

@@ -266,6 +266,33 @@ def test_15a_pickled_adapters(home: Home) -> None:
         store.publish(source, manifest_fields(), hand_base())
 
 
+def test_15a_weights_that_are_not_numbers(home: Home) -> None:
+    source = make_adapter(home.root / "a", value=float("nan"))
+    with pytest.raises(AdapterError, match="NaN"):
+        AdapterStore(home.adapters).publish(source, manifest_fields(), hand_base())
+
+
+@pytest.mark.parametrize(("rank", "status"), [(16, 200), (32, 409)])
+def test_15b_a_rank_that_the_engine_does_not_take(
+    home: Home, monkeypatch: pytest.MonkeyPatch, rank: int, status: int
+) -> None:
+    monkeypatch.setattr("serve.catalog.find_base", lambda *_: hand_base())
+    fields = {**manifest_fields("ironman"), "rank": rank}
+    manifest = AdapterStore(home.adapters).publish(make_adapter(home.root / "a"), fields, hand_base())
+    registry = Registry(home.database)
+    registry.add("ironman", manifest.version)
+    registry.close()
+
+    async def test() -> None:
+        async with served(echo) as s:
+            reply = await s.client.post("/v1/chat/completions", json={**CHAT, "model": manifest.id})
+            assert reply.status_code == status
+            if status == 409:
+                assert "GAMYEON_MAX_LORA_RANK=32" in reply.json()["error"]["message"]
+
+    run(test)
+
+
 @pytest.mark.parametrize("other", [{"weights": "e" * 64}, {"template": "e" * 64}, {"name": "elsewhere"}])
 def test_15b_foreign_adapters(home: Home, other: dict[str, str]) -> None:
     store = AdapterStore(home.adapters)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from personas.loader import find_persona
 from personas.schema import Persona, Sampling
 from serve.errors import BadRequest
 from serve.prompt import for_persona, with_system_prompt
@@ -63,3 +64,13 @@ def test_completions_keep_their_prompt() -> None:
     made = for_persona({"prompt": "안녕"}, PERSONA, "m")
     assert made["prompt"] == "안녕"
     assert "messages" not in made
+
+
+def test_responses_get_instructions_and_their_own_names() -> None:
+    persona = find_persona("ironman").persona
+    made = for_persona({"model": "ironman", "input": "안녕", "instructions": "짧게"}, persona, "ironman@v1")
+    assert made["instructions"] == f"{persona.system_prompt}\n\n짧게"
+    assert made["max_output_tokens"] == persona.sampling.max_tokens
+    assert not {"max_tokens", "stop", "messages"} & set(made)
+    with pytest.raises(BadRequest):
+        for_persona({"input": "안녕", "instructions": 3}, persona, "ironman@v1")
