@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from personas.home import Home
+from rag.cli import app
 from rag.evaluate import (
     EvaluationError,
     Outcome,
@@ -18,7 +21,9 @@ from rag.evaluate import (
     read_questions,
     summary,
 )
+from rag.ingest import ingest
 from rag.rows import Stored
+from rag.settings import RagSettings
 
 QUESTIONS = Path(__file__).parents[2] / "bench" / "rag" / "questions.jsonl"
 
@@ -119,3 +124,33 @@ def test_the_shipped_set_is_whole() -> None:
     halves = [sum(in_test_half(q) for q in asked if q.answerable is kind) for kind in (True, False)]
     assert 60 < halves[0] < 123
     assert 14 < halves[1] < 34
+
+
+def test_the_command_measures_a_real_collection(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "manual.md").write_text("# 보증\n\n본체는 산 날부터 2년 동안 고친다.\n", encoding="utf-8")
+    (tmp_path / "other.md").write_text("# 청소\n\n마른 천으로 닦는다.\n", encoding="utf-8")
+    ingest([str(tmp_path)], "c", home, RagSettings(), vectors=False)
+    lines = [
+        {"id": "1", "question": "고치는 건 몇 년인가요?", "pages": [1], "kind": "paraphrase", "document": "manual"},
+        {"id": "2", "question": "마른 천으로", "pages": [1], "kind": "exact", "document": "other.md"},
+        {"id": "3", "question": "가격은?", "pages": [], "kind": "unanswerable"},
+    ]
+    file = tmp_path / "q.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    command = ["eval", str(file), "-c", "c", "--method", "bm25", "--method", "whitespace", "--json", "--details"]
+    reply = CliRunner().invoke(app, command)
+    assert reply.exit_code == 0, reply.output
+    rows = [json.loads(line) for line in reply.stdout.splitlines() if line.startswith("{")]
+    ranks = {(row["method"], row["id"]): row["rank"] for row in rows if "rank" in row}
+    assert (ranks["bm25", "1"], ranks["whitespace", "1"]) == (1, 0)  # 고치는 and 고친다 share no word between spaces
+    assert ranks["bm25", "2"] == ranks["whitespace", "2"] == 1
+    assert {row["method"]: row["mrr@10"] for row in rows if "mrr@10" in row} == {"bm25": 1.0, "whitespace": 0.5}
+    assert rows[-1]["compare"] == "bm25/whitespace"
+    table = CliRunner().invoke(app, command[:-2])
+    assert "MRR@10 bm25/whitespace: 2.00×" in table.stdout
+
+
+def test_an_unknown_method_is_refused(tmp_path: Path) -> None:
+    reply = CliRunner().invoke(app, ["eval", str(tmp_path / "q.jsonl"), "-c", "c", "--method", "magic"])
+    assert reply.exit_code == 2
+    assert "whitespace" in reply.output
