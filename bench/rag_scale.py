@@ -20,8 +20,8 @@ import psutil
 from personas.home import Home
 from rag.embed import make_embedder, unit
 from rag.pages import Passage
-from rag.retriever import Searcher
 from rag.rows import NewDocument
+from rag.search import Searcher
 from rag.settings import RagSettings
 from rag.store import Store, embedded_text, text_hash
 from rag.terms import many_terms

@@ -74,6 +74,16 @@ class Gate(BaseModel):
     judge: Judge | None = None
 
 
+class Documents(BaseModel):
+    """What a persona may look up, and how much of it goes into a prompt."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    collection: Text = Field(description="the collection's name: rag ingest PATH --collection NAME")
+    top_k: int = Field(4, ge=1, le=50, description="passages at most")
+    tokens: int = Field(1200, ge=100, le=100_000, description="tokens of all passages together, about")
+
+
 class Persona(BaseModel):
     """One character: how it is shown, what it is told, how it samples and which base model carries it.
 
@@ -91,4 +101,5 @@ class Persona(BaseModel):
     sampling: Sampling = Field(default_factory=Sampling)
     guard: Guard | None = Field(None, description="the language guard; none where it is left out")
     gate: Gate = Field(default_factory=Gate, description="what a new version must show to go live")
+    documents: Documents | None = Field(None, description="what the persona may look up")
     base: str = Field(EMBEDDED_BASE, description="embedded:NAME, a local folder, or a hub id")

@@ -193,6 +193,7 @@ def _rows(lines: list[Line], right: float) -> list[list[list[Line]]]:
     """
     rows: list[list[list[Line]]] = []
     for line in lines:
+        _gather_cell(rows, line)
         row = rows[-1] if rows else None
         if row is None:
             rows.append([[line]])
@@ -207,6 +208,26 @@ def _rows(lines: list[Line], right: float) -> list[list[list[Line]]]:
         else:
             rows.append([[line]])
     return rows
+
+
+def _gather_cell(rows: list[list[list[Line]]], line: Line) -> None:
+    """Make one cell of the last two or three lines when a line beside the first of them shows that they are a cell."""
+    for back in (2, 3):
+        if len(rows) < back:
+            return
+        first, *below = rows[-back:]
+        column = [row[0] for row in below]
+        narrow = all(len(row) == 1 for row in below) and len(first) == 1
+        same = all(len(cell) == 1 and abs(cell[0].x0 - first[0][0].x0) < 4 for cell in column)
+        if narrow and same and _beside(first[0][-1], line) and line.x0 > max(cell[0].x1 for cell in column):
+            first[0].extend(cell[0] for cell in column)
+            del rows[-back + 1 :]
+            return
+
+
+def _beside(left: Line, right: Line) -> bool:
+    """Whether two lines share a row and the second is to the right."""
+    return right.y1 > left.y0 + 2 and right.y0 < left.y1 - 2 and right.x0 > left.x1
 
 
 def _continues(cell: list[Line], line: Line, right: float, in_table: bool) -> bool:

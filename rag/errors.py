@@ -4,7 +4,8 @@ RagError
 ├── CollectionError   no such collection, a name that cannot be one, or a model that does not fit
 ├── FileError         one file cannot be read; the rest of the batch goes on
 ├── EmbedderError     the embedding model cannot be loaded or does not answer
-└── StoreError        the disk is full, or the vector server does not answer
+├── StoreError        the disk is full, or the vector server does not answer
+└── GatewayError      `rag ask` got no answer
 """
 
 from personas.errors import GamyeonError
@@ -36,3 +37,7 @@ class EmbedderError(RagError):
 
 class StoreError(RagError):
     """The disk is full, or the vector server does not answer."""
+
+
+class GatewayError(RagError):
+    """`rag ask` got no answer from the gateway."""

@@ -19,8 +19,8 @@ from pydantic import BaseModel, Field, ValidationError
 from personas.lang import say
 from rag.errors import RagError
 from rag.relevance import judge
-from rag.retriever import Found, Searcher
 from rag.rows import Stored
+from rag.search import Found, Searcher
 
 EvalMethod = Literal["hybrid", "dense", "bm25", "whitespace"]
 Half = Literal["all", "calibration", "test"]

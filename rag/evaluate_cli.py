@@ -31,7 +31,7 @@ def evaluate(
 ) -> None:
     """Measure retrieval on a question set: recall, MRR, citation precision, unanswerable questions."""
     from rag.evaluate import METHODS, comparisons, draw, read_questions, summary
-    from rag.retriever import Searcher
+    from rag.search import Searcher
 
     methods = method or ["hybrid"]
     if unknown := sorted(set(methods) - set(METHODS)):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rag.retriever import Found, Searcher
 from rag.rows import Collection
+from rag.search import Found, Searcher
 from rag.words import frequencies, table_of
 
 FEATURES = (

@@ -22,6 +22,8 @@ class RagSettings(BaseSettings):
     reranker: str = Field("", description="a cross-encoder's folder or hub id; empty: none")
     chroma_url: str = Field("", description="a Chroma server (http://host:port); empty: embedded")
     chunk_chars: int = Field(500, ge=100, le=4000, description="characters of a passage, about")
+    gateway_url: str = Field("http://127.0.0.1:8000", description="where `rag ask` finds the gateway")
+    gateway_key_env: str = Field("GAMYEON_API_KEY", description="the environment variable that holds a gateway key")
     workers: int = Field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)), ge=1, le=64)
     parse_seconds: int = Field(900, ge=1, description="longest time that one file may take")
     parse_memory_mib: int = Field(2048, ge=256, description="most memory that one file may take")
@@ -32,5 +34,14 @@ class RagSettings(BaseSettings):
     @property
     def embedder_key(self) -> SecretStr | None:
         """The embedding server's key, read when it is needed and never stored."""
-        value = os.environ.get(self.embedder_key_env) if self.embedder_key_env else None
-        return SecretStr(value) if value else None
+        return _secret(self.embedder_key_env)
+
+    @property
+    def gateway_key(self) -> SecretStr | None:
+        """The gateway's key for `rag ask`."""
+        return _secret(self.gateway_key_env)
+
+
+def _secret(name: str) -> SecretStr | None:
+    value = os.environ.get(name) if name else None
+    return SecretStr(value) if value else None

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +33,10 @@ def text_hash(text: str) -> bytes:
 
 
 class Store:
-    """The database. One object a thread or task; many processes may hold it open."""
+    """The database. Threads may share one; many processes may hold it open."""
 
     def __init__(self, path: Path) -> None:
+        self._turn = threading.RLock()  # one transaction a connection
         self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")  # what was acknowledged survives a power cut too
@@ -57,17 +59,18 @@ class Store:
         Raises:
             StoreError: the disk is full or cannot be written; nothing was changed.
         """
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._turn:
             try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
-        except sqlite3.OperationalError as error:
-            raise _store_error(error) from error
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._db.execute("ROLLBACK")
+                    raise
+            except sqlite3.OperationalError as error:
+                raise _store_error(error) from error
 
     def create(self, name: str, embedder: str, chunk_chars: int, owner: str = "") -> Collection:
         """A new collection, or the one of that name if it is there.

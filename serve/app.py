@@ -17,13 +17,15 @@ from personas.registry import Registry
 from serve.access import Access
 from serve.call import Call, Record
 from serve.catalog import Catalog
+from serve.context import Grounding, Library
 from serve.engine import Engine
 from serve.errors import ApiError, answer_crash, answer_error, answer_method, answer_not_found
 from serve.feedback import Answers, keep_answers
 from serve.gateway import Gateway, count_call, log_call
 from serve.guard import guard_replies
+from serve.jobs import Jobs
 from serve.metrics import Metrics
-from serve.routes import admin, versions
+from serve.routes import admin, documents, embeddings, versions
 from serve.routes.feedback import give_feedback
 from serve.routes.generate import Generate
 from serve.routes.models import get_model, list_models
@@ -48,6 +50,8 @@ ROUTES = [
     Route("/v1/feedback", give_feedback, methods=["POST"]),
     *admin.ROUTES,
     *versions.ROUTES,
+    *documents.ROUTES,
+    *embeddings.ROUTES,
 ]
 
 
@@ -77,12 +81,20 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     generate = Generate(upstream, catalog, settings)
     answers, feedback = Answers(), FeedbackStore(settings.home.database)
     state = State(settings, engine, upstream, catalog, access, usage, metrics, generate, answers, feedback)
-    generate.hooks += [keep_answers(answers), guard_replies(upstream, catalog.own_engine)]
+    library = Library(settings)
+    jobs = Jobs(library)
+    # In this order on the way to the engine: what the user said is kept, passages come in, the guard answers.
+    generate.hooks += [keep_answers(answers), Grounding(library), guard_replies(upstream, catalog.own_engine)]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with _alive(state, app):
-            yield
+            await jobs.resume()
+            try:
+                yield
+            finally:
+                jobs.stop()
+                library.close()
 
     handlers = {ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash}
     other = Starlette(routes=ROUTES, exception_handlers=handlers, lifespan=lifespan)
@@ -90,6 +102,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     other.state.gamyeon = state
     other.state.catalog = catalog
     other.state.engine = engine
+    other.state.library, other.state.jobs = library, jobs
     app = Gateway(settings, access, metrics, generate, other)
     app.records += [count_call(metrics), count_usage(usage)]
     if settings.otlp_endpoint:

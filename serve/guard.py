@@ -163,7 +163,7 @@ class Guarded:
                         await send({"type": "http.response.start", "status": wire.status, "headers": headers})
                     if await self._pass_good(wire, send):
                         REPLIES.labels(self._model, "mended" if attempt else "clean").inc()
-                        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+                        await self._done(send)
                         return
             await self._give_up(send)
         except ApiError as error:
@@ -214,8 +214,17 @@ class Guarded:
         reply.events += 1
         reply.first = reply.first or monotonic()
         reply.sending_since = monotonic()
-        await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
+        body = await self._filtered(b"data: " + data + b"\n\n")
+        await send({"type": "http.response.body", "body": body, "more_body": True})
         reply.sending_since = 0.0
+
+    async def _filtered(self, data: bytes) -> bytes:
+        for each in self.call.filters:
+            data = await each.events(data)
+        return data
+
+    async def _done(self, send: Send) -> None:
+        await send({"type": "http.response.body", "body": await self._filtered(b"data: [DONE]\n\n")})
 
     async def _usage_event(self, send: Send, event: dict[str, Any]) -> None:
         self.call.reply.read_usage(json.dumps(event).encode())
@@ -226,6 +235,9 @@ class Guarded:
         reply = self.call.reply
         reply.status, reply.started = status, True
         reply.read_usage(body)
+        if status == 200:
+            for each in self.call.filters:
+                body = await each.whole(body)
         headers = [*headers, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -235,7 +247,7 @@ class Guarded:
         text = "" if self.good else self.guard.fallback
         choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
         await self._event(send, {**self._first, "choices": [choice]})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        await self._done(send)
 
 
 def _usage(answer: dict[str, Any], first: dict[str, Any], completion: int) -> dict[str, Any]:
@@ -252,7 +264,7 @@ def guard_replies(upstream: Upstream, vllm: bool) -> Hook:
         assert call.target.persona
         assert call.payload is not None
         guard = call.target.persona.guard
-        if guard and applies(guard, call.route, call.payload):
+        if guard and not call.settled and applies(guard, call.route, call.payload):
             call.answer = Guarded(upstream, guard, call, vllm).run
 
     return hook

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from personas.home import Home
 from rag.evaluate import auroc, in_test_half, read_questions
 from rag.relevance import FEATURES, features
-from rag.retriever import Searcher
+from rag.search import Searcher
 
 HERE = Path(__file__).parent
 TARGET = HERE.parents[1] / "rag" / "calibration.json"

