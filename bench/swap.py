@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -107,7 +108,7 @@ async def measure(url: str, streams: int, promotions: int, seconds: float) -> No
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
         alone = [await stream(client, number) for number in range(4)]
         warm: list[Any] = []
-        await asyncio.gather(*(load(client, time.perf_counter() + 15, n, warm) for n in range(streams)))
+        await asyncio.gather(*(load(client, time.perf_counter() + 10, n, warm) for n in range(streams)))
         found: list[Any] = []
         until = time.perf_counter() + seconds
         results = await asyncio.gather(
@@ -160,7 +161,7 @@ async def steering(client: httpx.AsyncClient) -> None:
         emit(what=f"guard: {name}", seconds=round(time.perf_counter() - began, 2), status=reply.status_code, text=text)
 
 
-async def canary(client: httpx.AsyncClient, users: int = 200) -> None:
+async def canary(client: httpx.AsyncClient, users: int = 100) -> None:
     await client.post("/admin/personas/ironman/canary", json={"version": 2, "weight": 10})
     models = []
     for user in range(users):
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--promotions", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine is ended, too
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         if source := os.environ.get("GAMYEON_FROM"):

@@ -63,7 +63,7 @@ class Gate(BaseModel):
 
     prompts: int = Field(24, ge=1, description="held-out prompts that are answered, spread over the categories")
     max_tokens: int = Field(96, ge=8, description="of each answer")
-    least_korean: float = Field(0.9, ge=0, le=1, description="answers without a sentence in another language")
+    least_korean: float = Field(0.9, ge=0, le=1, description="answers with Hangul and no sentence in another language")
     most_hanja_kana: float = Field(0.05, ge=0, le=1, description="answers with Hanja or Kana")
     least_ended: float = Field(0.8, ge=0, le=1, description="answers that come to an end by themselves")
     most_loops: float = Field(0.1, ge=0, le=1)

@@ -55,11 +55,12 @@ def persona(
 @app.command(help=say("프리셋과 그 출처를 보입니다", "List the presets with their sources"))
 def presets() -> None:
     """List the presets with their commands and sources."""
-    from tune.settings import PRESETS, preset_names
+    from tune.preference_settings import PREFERENCE_PRESETS
+    from tune.settings import PRESETS
 
-    for preset in preset_names():
-        header = [line[2:] for line in (PRESETS / f"{preset}.yaml").read_text().splitlines() if line.startswith("# ")]
-        print(preset, *header, sep="\n  ")
+    for file in [*sorted(PRESETS.glob("*.yaml")), *sorted(PREFERENCE_PRESETS.glob("*.yaml"))]:
+        header = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ")]
+        print(file.stem, *header, sep="\n  ")
 
 
 loop_cli.mount(app)

@@ -11,7 +11,7 @@ from typing import Any
 from personas.language import first_drift
 from personas.schema import Gate, Persona
 from tune.data import Record
-from tune.replies import has_loop, is_refusal
+from tune.replies import hangul_share, has_loop, is_refusal
 
 HARMFUL, LOOKALIKE = "harmful", "lookalike"  # categories of the held-out set
 Answer = tuple[str, bool]  # text, and whether it ended by itself
@@ -73,7 +73,7 @@ def figures(records: Sequence[Record], answers: Sequence[Answer], loss: float, p
         return share(hits) if hits else None
 
     return Figures(
-        korean=share([bool(text.strip()) and not drift for (text, _), drift in zip(answers, drifts, strict=True)]),
+        korean=share([hangul_share(text) > 0 and not drift for (text, _), drift in zip(answers, drifts, strict=True)]),
         hanja_kana=share([drift in ("hanja", "kana") for drift in drifts]),
         ended=share([ended for _, ended in answers]),
         loops=share([has_loop(text) for text, _ in answers]),

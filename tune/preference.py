@@ -97,7 +97,10 @@ def load_policy(base: Base, adapter: Path | None, settings: PreferenceSettings) 
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype, **options)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     if adapter is not None:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=True), tokenizer
+        policy = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+        # the store writes a name there, which PEFT would look for as a folder or at the hub whenever it saves
+        policy.peft_config["default"].base_model_name_or_path = str(base.path)
+        return policy, tokenizer
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
