@@ -32,7 +32,7 @@ RECORDS = [
     record("밥?", "먹자."),
 ]
 FAST = SftSettings(
-    rank=4, alpha=8, batch_size=4, learning_rate=2e-2, schedule="constant", max_steps=6, log_every=1, save_every=6,
+    rank=4, alpha=8, batch_size=4, learning_rate=1e-2, schedule="constant", max_steps=10, log_every=1, save_every=10,
     validation_share=0, target_modules="family", precision="fp32",
 )  # fmt: skip
 # family of the model, template, and the text that its turns are made of
