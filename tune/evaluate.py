@@ -1,10 +1,10 @@
 """How good an adapter is on held-out records: loss on the reference replies, beside the untuned base's."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from peft import PeftModel
 from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
@@ -32,13 +32,24 @@ def reply_losses(
 
 
 def held_out_scores(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, records: list[Record], system_prompt: str
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    records: list[Record],
+    system_prompt: str,
+    untuned_model: Any = None,
 ) -> dict[str, float]:
-    """Loss a character (nats) and perplexity a token on held-out replies, tuned and untuned, under one template."""
+    """Loss a character (nats) and perplexity a token on held-out replies, tuned and untuned, under one template.
+
+    Args:
+        model: a PEFT model, or a whole one.
+        untuned_model: the base, where `model` is a whole one; an adapter is turned off instead.
+    """
     model.eval()
     tuned = reply_losses(model, tokenizer, records, system_prompt, say("튜닝된 모델 평가", "evaluating tuned"))
-    with model.disable_adapter():
-        untuned = reply_losses(model, tokenizer, records, system_prompt, say("베이스 평가", "evaluating base"))
+    with model.disable_adapter() if untuned_model is None else nullcontext():
+        untuned = reply_losses(
+            untuned_model or model, tokenizer, records, system_prompt, say("베이스 평가", "evaluating base")
+        )
     scores = {"held_out_records": float(len(records))}
     for name, (nats, tokens, characters) in {"tuned": tuned, "base": untuned}.items():
         scores[f"{name}_loss_per_character"] = round(nats / characters, 4)

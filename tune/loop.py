@@ -2,13 +2,12 @@
 
 import getpass
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from personas.adapters import CONFIG_FILE, AdapterStore, Manifest
+from personas.adapters import AdapterStore, Manifest
 from personas.bases import Base, prepare_base
 from personas.home import Home
 from personas.lang import say
@@ -66,9 +65,8 @@ def improve(
         start = start or store.folder(persona.name, live)
     keep_freed_memory()
     trained, run = _train(base, persona, start, records, settings, home)
-    candidate = _publish(trained, persona, settings, records, start, run, base, store)
-    registry.add(persona.name, candidate.version)
-    return _pass_gate(folder, candidate, trained, base, home, force=force)
+    candidate = _publish(trained, persona, settings, records, start, run, base, home)
+    return pass_gate(folder, candidate, trained.model, trained.tokenizer, base, home, force=force)
 
 
 def _train(
@@ -106,35 +104,36 @@ def _publish(
     start: Path | None,
     run: Path,
     base: Base,
-    store: AdapterStore,
+    home: Home,
 ) -> Manifest:
     from tune.preference import fingerprint
-    from tune.publish import round_to_half, save_half
+    from tune.publish import publish, round_to_half
 
     round_to_half(trained.model)
-    save_half(trained.model, run / "adapter")
     fields: dict[str, Any] = {
         "persona": persona.name,
-        "rank": json.loads((run / "adapter" / CONFIG_FILE).read_text())["r"],
         "recipe": {"name": settings.method, "from": start.name if start else "base", **settings.model_dump()},
         "data_sha256": fingerprint(records),
         "records": len(records),
         "scores": trained.scores,
     }
-    return store.publish(run / "adapter", fields, base)
+    return publish(trained.model, fields, base, home, run)
 
 
-def _pass_gate(
-    folder: PersonaFolder, candidate: Manifest, trained: "Preferred", base: Base, home: Home, *, force: bool
+def pass_gate(
+    folder: PersonaFolder, candidate: Manifest, model: Any, tokenizer: Any, base: Base, home: Home, *, force: bool
 ) -> Outcome:
+    """Measure a published candidate, `model` being its PEFT model, and make it live if the gate lets it."""
+    registry = Registry(home.database)
     held_out = read_records([folder.eval_file]) if folder.eval_file.is_file() else []
     if not held_out:
-        return settle(Registry(home.database), candidate, None, force=force)
+        return settle(registry, candidate, None, force=force)
     from tune.gate import measure
 
-    measured = measure(trained.model, trained.tokenizer, held_out, folder.persona)
-    found = compare(folder.persona, measured, trained.model, trained.tokenizer, held_out, base, home)
-    return settle(Registry(home.database), candidate, found, force=force)
+    print(say("관문: 보류 질문에 답하게 합니다…", "gate: answering held-out prompts…"))
+    measured = measure(model, tokenizer, held_out, folder.persona)
+    found = compare(folder.persona, measured, model, tokenizer, held_out, base, home)
+    return settle(registry, candidate, found, force=force)
 
 
 def compare(

@@ -1,13 +1,12 @@
 """`tune dpo | kto | learn`: a persona's next version from preferences and feedback."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from personas.lang import say
+from tune.train_cli import Force, Overrides
 
 if TYPE_CHECKING:
     from personas.home import Home
@@ -20,38 +19,9 @@ Data = Annotated[
     typer.Option("--data", help=say("JSONL 파일들 (없으면 피드백)", "JSON Lines files; else the feedback")),
 ]
 Preset = Annotated[str, typer.Option(help=say("프리셋 이름", "preset name"))]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=say("설정 하나를 바꿉니다", "override a setting"))
-]
 Loss = Annotated[str, typer.Option(help="dpo: sigmoid | ipo; kto: kto | apo_zero_unpaired")]
 Beta = Annotated[float, typer.Option(help=say("0: 프리셋대로", "0: the preset's"))]
 Qlora = Annotated[bool, typer.Option("--qlora", help=say("베이스를 nf4로", "the base in nf4"))]
-Force = Annotated[
-    bool, typer.Option("--force", help=say("관문에 걸려도 올립니다 (기록됩니다)", "go live despite the gate; recorded"))
-]
-
-
-def mount(app: typer.Typer) -> None:
-    """Add the commands to `tune`."""
-    app.command(help=say("더 나은 답을 고르도록 학습합니다 (DPO, IPO)", "Learn to prefer better answers (DPO, IPO)"))(
-        dpo
-    )
-    app.command(help=say("좋아요와 싫어요로 학습합니다 (KTO)", "Learn from single thumbs (KTO)"))(kto)
-    app.command(help=say("사용자 피드백으로 다음 버전을 만듭니다", "Make the next version from users' feedback"))(learn)
-
-
-@contextmanager
-def _alone(name: str, home: "Home") -> Iterator[None]:
-    """One tuning of a persona at a time."""
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(home.runs / f".{name}.lock", timeout=0):
-            yield
-    except Timeout:
-        raise typer.BadParameter(
-            say(f"'{name}' 튜닝이 이미 돌고 있습니다", f"'{name}' is being tuned already")
-        ) from None
 
 
 def _lessons(folder: "PersonaFolder", home: "Home") -> "Lessons":
@@ -76,6 +46,7 @@ def _prefer(
     from tune.loop import improve, tell
     from tune.preference_data import read_judged, read_pairs
     from tune.preference_settings import default_preference_preset, load_preference_settings
+    from tune.runs import locked
 
     folder, home = find_persona(name), Home.from_env()
     settings = load_preference_settings(preset or default_preference_preset(folder.persona.base), method, overrides)
@@ -84,7 +55,7 @@ def _prefer(
     else:
         lessons = _lessons(folder, home)
         records = lessons.pairs if method == "dpo" else lessons.judged
-    with _alone(name, home):
+    with locked(home, name):
         tell(improve(folder, records, settings, home, force=force))
 
 
@@ -139,11 +110,12 @@ def learn(
     if dry_run:
         return
     from tune.loop import improve, tell
+    from tune.runs import locked
 
     method: Literal["dpo", "kto"] = "dpo" if lessons.pairs else "kto"
     chosen = preset or default_preference_preset(folder.persona.base)
     settings = load_preference_settings(chosen, method, overrides or [])
-    with _alone(name, home):
+    with locked(home, name):
         tell(improve(folder, lessons.pairs or lessons.judged, settings, home, force=force))
         if lessons.pairs and len(lessons.judged) > 1:
             settings = load_preference_settings(chosen, "kto", overrides or [])
@@ -166,3 +138,12 @@ def _show(lessons: "Lessons") -> None:
         table.add_row(one.source, one.messages[-1].content[:80], *((answer, "") if one.good else ("", answer)))
     if table.row_count:
         Console().print(table)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `tune`."""
+    app.command(help=say("더 나은 답을 고르도록 학습합니다 (DPO, IPO)", "Learn to prefer better answers (DPO, IPO)"))(
+        dpo
+    )
+    app.command(help=say("좋아요와 싫어요로 학습합니다 (KTO)", "Learn from single thumbs (KTO)"))(kto)
+    app.command(help=say("사용자 피드백으로 다음 버전을 만듭니다", "Make the next version from users' feedback"))(learn)

@@ -74,8 +74,8 @@ def _right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def _trained_loss(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """For an output layer that is trained itself, whole or by LoRA: each chunk is made again in the backward pass."""
     parts = [
-        checkpoint(_chunk_loss, head, *part, use_reentrant=False)
-        for part in zip(hidden.split(_CHUNK), targets.split(_CHUNK), strict=True)
+        checkpoint(_chunk_loss, head, hidden[i : i + _CHUNK], targets[i : i + _CHUNK], use_reentrant=False)
+        for i in range(0, len(targets), _CHUNK)
     ]
     return torch.stack([loss for loss, _ in parts]).sum(), torch.stack([right for _, right in parts]).sum()
 
@@ -109,12 +109,12 @@ def add_label_loss(model: PreTrainedModel) -> None:
         wanted = targets[labelled]
         if has_scaled_logits(self):
             logits = forward(*args, use_cache=False, **kwargs).logits[:, :-1][labelled].float()
-            made = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"), _right(logits, wanted)
+            loss, right = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"), _right(logits, wanted)
         else:
             hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1][labelled]
             head = self.get_output_embeddings()
             frozen = has_plain_frozen_head(self)
-            made = _frozen_loss(hidden, head.weight, wanted) if frozen else _trained_loss(head, hidden, wanted)
-        return LabelLoss(made[0], made[1], labelled.sum())
+            loss, right = _frozen_loss(hidden, head.weight, wanted) if frozen else _trained_loss(head, hidden, wanted)
+        return LabelLoss(loss, right, labelled.sum())
 
     model.forward = MethodType(with_label_loss, model)

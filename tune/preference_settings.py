@@ -1,15 +1,11 @@
 """The settings of DPO and KTO, light enough to be read before torch is loaded."""
 
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from personas.lang import say
 from personas.schema import EMBEDDED_BASE
-from tune.settings import PRESETS, SettingsError
-
-PREFERENCE_PRESETS = PRESETS / "preference"
+from tune.settings import load_as
 
 DpoLoss = Literal["sigmoid", "ipo"]
 KtoLoss = Literal["kto", "apo_zero_unpaired"]
@@ -71,21 +67,4 @@ def load_preference_settings(preset: str, method: Literal["dpo", "kto"], overrid
     Raises:
         SettingsError: every fault at once, each with its field.
     """
-    file = PREFERENCE_PRESETS / f"{preset}.yaml"
-    if not file.is_file():
-        names = "|".join(sorted(file.stem for file in PREFERENCE_PRESETS.glob("*.yaml")))
-        raise SettingsError(say(f"'{preset}' 프리셋이 없습니다", f"no preset '{preset}'"), f"--preset {names}")
-    values: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if method == "kto":
-        values |= {"method": "kto", "loss": "kto"}
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        try:
-            values[key] = yaml.safe_load(value) if equals else None
-        except yaml.YAMLError as error:
-            raise SettingsError(f"--set {override}: {error}") from error
-    try:
-        return PreferenceSettings.model_validate(values)
-    except ValidationError as error:
-        faults = "\n".join(f"{preset}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(faults, "--set " + " | ".join(PreferenceSettings.model_fields)) from error
+    return load_as(PreferenceSettings, preset, [*(["method=kto", "loss=kto"] if method == "kto" else []), *overrides])

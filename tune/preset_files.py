@@ -27,6 +27,11 @@ def preset_header(name: str) -> list[str]:
     return [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
 
 
+def preset_text(name: str) -> str:
+    """A preset's file as it is."""
+    return _file(name).read_text(encoding="utf-8")
+
+
 def default_preset(base: str) -> str:
     """The preset for a base where none is named: small steps for the embedded one, SPEC's persona preset else."""
     return "embedded" if base == EMBEDDED_BASE else "persona"

@@ -1,17 +1,17 @@
-"""From a trained adapter to a live version: 16-bit weights, scores, one rename, one move of the alias."""
+"""From a trained adapter to a version: 16-bit weights, scores, one rename."""
 
-import getpass
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from personas.adapters import WEIGHTS_FILE, AdapterStore, Manifest
+from personas.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterStore, Manifest
 from personas.bases import Base
+from personas.home import Home
 from personas.registry import Registry
-from tune.data import Record, data_hash
-from tune.settings import SftSettings
 
 
 def round_to_half(model: PeftModel) -> None:
@@ -28,31 +28,16 @@ def save_half(model: PeftModel, folder: Path) -> None:
     save_file({k: v.to(torch.float16) for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
-def publish(
-    model: PeftModel,
-    persona: str,
-    records: list[Record],
-    settings: SftSettings,
-    scores: dict[str, float],
-    base: Base,
-    store: AdapterStore,
-    registry: Registry,
-    folder: Path,
-) -> Manifest:
-    """Publish the adapter as the persona's next version and make it live."""
+def publish(model: PeftModel, fields: dict[str, Any], base: Base, home: Home, run: Path) -> Manifest:
+    """Publish the adapter as the next version of the persona that `fields` names; what lives stays live.
+
+    Args:
+        fields: persona, recipe, data_sha256, records, scores.
+        run: the run's folder.
+    """
+    folder = run / "adapter"
     save_half(model, folder)
-    manifest = store.publish(
-        folder,
-        {
-            "persona": persona,
-            "rank": settings.rank,
-            "recipe": {"name": "sft", **settings.model_dump()},
-            "data_sha256": data_hash(records),
-            "records": len(records),
-            "scores": scores,
-        },
-        base,
-    )
-    registry.add(persona, manifest.version)
-    registry.promote(persona, manifest.version, who=getpass.getuser(), why="tune persona")
+    rank = json.loads((folder / CONFIG_FILE).read_text())["r"]
+    manifest = AdapterStore(home.adapters).publish(folder, {"rank": rank, **fields}, base)
+    Registry(home.database).add(manifest.persona, manifest.version)
     return manifest

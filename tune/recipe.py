@@ -1,79 +1,198 @@
-"""`tune persona`, top to bottom: data, base, training, evaluation, publishing.
+"""`tune persona` and `tune sft`, top to bottom: data, base, training, evaluation, and what comes of it.
 
-Heavy imports stand where they are needed, so that bad data is reported before torch is loaded.
+Heavy imports stand where they are needed, so that bad data is reported before torch is loaded. A plan is made first
+(data read, base prepared, settings checked against both), so that a detached run fails in front of its user's eyes.
 """
 
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from personas.adapters import AdapterStore, Manifest
 from personas.bases import Base, prepare_base
 from personas.home import Home
 from personas.lang import say
 from personas.loader import PersonaFolder
 from personas.memory import keep_freed_memory
-from personas.registry import Registry
 from tune.data import Record, data_hash, read_records
+from tune.families import refuse_unservable
+from tune.preset_files import SettingsError
+from tune.runs import RUN_FILE
 from tune.settings import SftSettings
 
 if TYPE_CHECKING:
+    from tune.launch import Launch
+    from tune.loop import Outcome
     from tune.sft import Trained
 
-RUN_FILE = "run.json"
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that training needs, checked; `run` is its folder, known by base, data, settings and prompt."""
+
+    name: str
+    base: Base
+    records: list[Record]
+    held_out: list[Record]
+    system_prompt: str
+    settings: SftSettings
+    run: Path
 
 
-def tune_persona(folder: PersonaFolder, settings: SftSettings, home: Home) -> Manifest:
-    """Train a persona on its data, score it on its held-out set, publish it as its next version and make it live.
+def plan_persona(folder: PersonaFolder, settings: SftSettings, home: Home) -> Plan:
+    """What `tune persona` is going to do.
 
-    A run is known by its base, data, settings and system prompt: the same command goes on where it was stopped.
+    Raises:
+        DataError: bad records.
+        SettingsError: the result could not be served as this persona.
+        BaseModelError: the base is not there or cannot be prepared.
     """
     persona = folder.persona
+    _refuse_whole_model(settings, persona.name)
+    _refuse_rank(settings)
     records = read_records(folder.data_files)
     held_out = read_records([folder.eval_file]) if folder.eval_file.is_file() else []
     base = prepare_base(persona.base, home, print)
-    run = _run_folder(home, persona.name, base, records, settings, persona.system_prompt)
-    print(say(f"기록 {len(records)}개로 {persona.name} 튜닝", f"tuning {persona.name} on {len(records)} records"))
-    print(f"→ {run}")
-    os.environ["HF_HUB_OFFLINE"] = "1"  # the base is here; nothing may ask a hub from now on
-
-    keep_freed_memory()
-    from tune.evaluate import held_out_scores
-    from tune.publish import publish, round_to_half
-    from tune.sft import train
-
-    trained = train(base, records, persona.system_prompt, settings, run / "checkpoints")
-    round_to_half(trained.model)
-    scores = {"steps": float(trained.steps), "train_seconds": round(trained.seconds, 1), "scale": trained.scale}
-    if held_out:
-        scores |= held_out_scores(trained.model, trained.tokenizer, held_out, persona.system_prompt)
-    _write_record(run, persona.name, base, len(records), trained, scores)
-    store, registry = AdapterStore(home.adapters), Registry(home.database)
-    return publish(trained.model, persona.name, records, settings, scores, base, store, registry, run / "adapter")
+    refuse_unservable(base)
+    return _plan(persona.name, base, records, held_out, persona.system_prompt, settings, home)
 
 
-def _run_folder(
-    home: Home, name: str, base: Base, records: list[Record], settings: SftSettings, system_prompt: str
-) -> Path:
+def plan_sft(
+    data: list[Path],
+    evaluation: list[Path],
+    spec: str,
+    system_prompt: str,
+    settings: SftSettings,
+    out: Path,
+    home: Home,
+) -> Plan:
+    """What `tune sft` is going to do; raises as `plan_persona` does, and where `out` is there already."""
+    if out.exists():
+        raise SettingsError(say(f"{out}이(가) 이미 있습니다", f"{out} exists"), say("다른 -o로", "choose another -o"))
+    records = read_records(data)
+    held_out = read_records(evaluation) if evaluation else []
+    named = f"{spec}#{settings.template}" if settings.template and "#" not in spec else spec
+    return _plan(out.name, prepare_base(named, home, print), records, held_out, system_prompt, settings, home)
+
+
+def _plan(
+    name: str,
+    base: Base,
+    records: list[Record],
+    held_out: list[Record],
+    system_prompt: str,
+    settings: SftSettings,
+    home: Home,
+) -> Plan:
+    if settings.tracker != "none":
+        refuse_missing_tracker(settings.tracker)
     key = f"{base.fingerprint}{data_hash(records)}{settings.model_dump_json()}{system_prompt}"
     run = home.runs / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     run.mkdir(exist_ok=True)
     (run / "settings.json").write_text(settings.model_dump_json(indent=2))
-    return run
+    return Plan(name, base, records, held_out, system_prompt, settings, run)
 
 
-def _write_record(
-    run: Path, persona: str, base: Base, records: int, trained: "Trained", scores: dict[str, float]
-) -> None:
-    """What `tune report` tells of a run; memory in bytes."""
-    record = {
-        "persona": persona,
-        "base": base.spec,
-        "records": records,
+def _refuse_whole_model(settings: SftSettings, name: str) -> None:
+    if settings.gives_whole_model:
+        raise SettingsError(
+            say(
+                "페르소나는 LoRA 어댑터여야 합니다: method=full과 special_tokens, 학습된 임베딩은 모델 전체를 만듭니다",
+                "a persona is a LoRA adapter: method=full, special_tokens and trained embeddings give a whole model",
+            ),
+            f"tune sft personas/{name}/data/*.jsonl --base BASE -o OUT",
+        )
+    if settings.template:
+        raise SettingsError(
+            f"template={settings.template}: "
+            + say("persona.yaml의 base에 적습니다", "belongs to base in persona.yaml"),
+            f"base: BASE#{settings.template}",
+        )
+
+
+def _refuse_rank(settings: SftSettings) -> None:
+    limit = int(os.environ.get("GAMYEON_MAX_LORA_RANK", "16"))  # the gateway's setting and its default
+    if settings.rank > limit:
+        raise SettingsError(
+            say(
+                f"rank={settings.rank}은(는) 엔진의 한도 GAMYEON_MAX_LORA_RANK={limit}보다 큽니다",
+                f"rank={settings.rank} is above the engine's limit, GAMYEON_MAX_LORA_RANK={limit}",
+            ),
+            f"--set rank={limit} | GAMYEON_MAX_LORA_RANK={settings.rank} (tune & serve)",
+        )
+
+
+def refuse_missing_tracker(name: str) -> None:
+    """Say what to install where a tracker's package is not there."""
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise SettingsError(
+            say(f"tracker={name}: 설치되어 있지 않습니다", f"tracker={name} is not installed"), f"uv pip install {name}"
+        )
+
+
+def carry_out_persona(
+    folder: PersonaFolder, plan: Plan, home: Home, launch: "Launch | None" = None, *, force: bool = False
+) -> "Outcome":
+    """Train, score, publish, and let the version live if the gate lets it; goes on where the plan was stopped."""
+    trained = _trained(plan, launch)
+    from tune.loop import pass_gate
+    from tune.publish import publish, round_to_half
+
+    round_to_half(trained.model)
+    fields: dict[str, Any] = {
+        "persona": plan.name,
+        "recipe": {"name": "sft", **plan.settings.model_dump()},
+        "data_sha256": data_hash(plan.records),
+        "records": len(plan.records),
+        "scores": _scores(plan, trained),
+    }
+    candidate = publish(trained.model, fields, plan.base, home, plan.run)
+    return pass_gate(folder, candidate, trained.model, trained.tokenizer, plan.base, home, force=force)
+
+
+def carry_out_sft(plan: Plan, out: Path, launch: "Launch | None" = None) -> dict[str, float]:
+    """Train, score, and write the adapter, or the whole model, to `out` in one step; returns the scores."""
+    trained = _trained(plan, launch)
+    from tune.results import round_as_written, write_result
+
+    round_as_written(trained.model, plan.base, plan.settings)
+    scores = _scores(plan, trained)
+    write_result(trained, plan.base, plan.settings, scores, plan.run, out)
+    return scores
+
+
+def _trained(plan: Plan, launch: "Launch | None") -> "Trained":
+    count = len(plan.records)
+    print(say(f"기록 {count}개로 {plan.name} 튜닝", f"tuning {plan.name} on {count} records"))
+    print(f"→ {plan.run}")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the base is here; nothing may ask a hub from now on
+    keep_freed_memory()
+    from tune.launch import Launch, train_in
+
+    return train_in(launch or Launch(), plan.base, plan.records, plan.system_prompt, plan.settings, plan.run)
+
+
+def _scores(plan: Plan, trained: "Trained") -> dict[str, float]:
+    """The run's scores, kept in its record."""
+    from tune.evaluate import held_out_scores
+    from tune.model import load
+
+    scores = {"steps": float(trained.steps), "train_seconds": round(trained.seconds, 1), "scale": trained.scale}
+    scores |= trained.validation
+    if plan.held_out:
+        untuned = load(plan.base)[0] if plan.settings.method == "full" else None
+        scores |= held_out_scores(trained.model, trained.tokenizer, plan.held_out, plan.system_prompt, untuned)
+    record: dict[str, Any] = {
+        "persona": plan.name,
+        "base": plan.base.spec,
+        "records": len(plan.records),
         "seconds": trained.seconds,
         **trained.memory.as_dict(),
         "scores": scores,
     }
-    (run / RUN_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False))
+    (plan.run / RUN_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False))
+    return scores

@@ -1,10 +1,11 @@
-"""Supervised fine-tuning on conversations: TRL and PEFT, loss on the assistant's tokens.
+"""Supervised fine-tuning on conversations: Trainer and PEFT, loss on the assistant's tokens.
 
 The recipe reads top to bottom in `fit`. Checkpoints are kept under the run's folder, so a run that was stopped goes on
 from the last one when the same command is given again.
 """
 
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig
 from trl.chat_template_utils import has_generation_markers
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from personas.bases import Base
 from personas.lang import say
@@ -27,7 +28,7 @@ from tune.faults import StopAtNan, disk_explained, memory_explained
 from tune.model import add_tokens, load, lora, optimizer_here, precision_here
 from tune.packing import SharedPrefixCollator, can_pack, shared_prefix
 from tune.settings import SftSettings
-from tune.trainer import LabelTrainer
+from tune.trainer import LabelTrainer, is_zero3, with_adapter
 
 __all__ = ["LabelTrainer", "Trained", "fit", "load", "train"]
 
@@ -84,17 +85,19 @@ def _encode_all(
     return [example for i, example in enumerate(examples) if i not in left_out]
 
 
-def _collator(model: Any, examples: list[Example], settings: SftSettings) -> SharedPrefixCollator | None:
-    """One row a batch where it is wanted and the model can; else None, for TRL's padded one."""
+def _collator(
+    model: Any, tokenizer: PreTrainedTokenizerBase, examples: list[Example], settings: SftSettings
+) -> SharedPrefixCollator | DataCollatorForLanguageModeling:
+    """One row a batch where it is wanted and the model can; else a row a record, padded."""
     longest = max(len(example["input_ids"]) for example in examples)
     if not settings.packing or not can_pack(model.config, longest):
-        return None
+        return DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id)
     return SharedPrefixCollator(shared_prefix(examples))
 
 
-def _config(settings: SftSettings, folder: Path, validate: bool) -> SFTConfig:
+def _config(settings: SftSettings, folder: Path, validate: bool) -> TrainingArguments:
     precision = precision_here(settings.precision)
-    config = SFTConfig(
+    config = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
@@ -106,7 +109,6 @@ def _config(settings: SftSettings, folder: Path, validate: bool) -> SFTConfig:
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         optim=optimizer_here(settings.optimizer),
-        max_length=settings.max_length,
         gradient_checkpointing=settings.gradient_checkpointing,
         logging_steps=settings.log_every,
         save_steps=settings.save_every,
@@ -119,7 +121,6 @@ def _config(settings: SftSettings, folder: Path, validate: bool) -> SFTConfig:
         prediction_loss_only=True,
         logging_nan_inf_filter=False,
         train_sampling_strategy="group_by_length",
-        dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
@@ -127,8 +128,11 @@ def _config(settings: SftSettings, folder: Path, validate: bool) -> SFTConfig:
         ddp_find_unused_parameters=False,
         seed=settings.seed,
         report_to=settings.tracker,
+        disable_tqdm=not sys.stderr.isatty(),  # a log is no place for a moving bar
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    # PEFT's adapters under ZeRO-3 need the reentrant way (TRL issue 2514)
+    config.gradient_checkpointing_kwargs = {"use_reentrant": is_zero3(config)}
     config._n_gpu = min(config.n_gpu, 1)  # several GPUs are used by several processes, never by threads of one
     return config
 
@@ -189,18 +193,19 @@ def fit(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[LabelTrainer, Trained]:
     """`train`, and the trainer that did it, for processes that save together."""
+    set_seed(settings.seed)  # of the adapter's first values, which are made before the Trainer seeds
     model, tokenizer = _prepared(base, settings)
     examples = _encode_all(records, tokenizer, system_prompt, settings)
     training, validation = _split(examples, settings.validation_share, settings.seed)
+    args = _config(settings, folder, validate=bool(validation))
     trainer = LabelTrainer(
-        model=model,
+        model=with_adapter(model, lora(model, settings), args),
         processing_class=tokenizer,
-        args=_config(settings, folder, validate=bool(validation)),
-        data_collator=_collator(model, examples, settings),
+        args=args,
+        data_collator=_collator(model, tokenizer, examples, settings),
         train_dataset=Dataset.from_list(training),
         eval_dataset=Dataset.from_list(validation) if validation else None,
         callbacks=[StopAtNan(settings), *callbacks],
-        peft_config=lora(model, settings),
     )
     before = memory_now()
     with memory_explained(settings), disk_explained(folder):

@@ -1,30 +1,47 @@
-"""TRL's trainer with the loss of `tune.loss`, and next-token accuracy and perplexity over all validation tokens."""
+"""The Trainer with the loss of `tune.loss`, and next-token accuracy and perplexity over all validation tokens."""
 
 import math
 from typing import Any
 
 import torch
-from peft import PeftModel
-from trl import SFTTrainer
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import Trainer, TrainingArguments
 
 from tune.loss import LabelLoss, add_label_loss
 
 
-class LabelTrainer(SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer that projects the tokens with a label alone; the loss is the same.
+def with_adapter(model: Any, config: LoraConfig | None, args: TrainingArguments) -> Any:
+    """The model with a fresh adapter in float32, or as it is where all weights are trained.
 
-    TRL also skips the others, but on GPUs with Triton alone, and computes every entropy. Evaluation gives `eval_loss`
-    (nats a token), `eval_perplexity` and `eval_accuracy` (share of next tokens guessed right, greedily), each over
-    all tokens; the Trainer's own loss is a mean over batches.
+    Under ZeRO-3 the adapter keeps the base's precision: it gathers parameters of one type alone (TRL issue 6089).
+    """
+    if config is None:
+        return model
+    zero3 = is_zero3(args)
+    peft = get_peft_model(model, config, autocast_adapter_dtype=not zero3)
+    if args.gradient_checkpointing:
+        peft.enable_input_require_grads()
+    return peft
+
+
+def is_zero3(args: TrainingArguments) -> bool:
+    plugin = getattr(args, "deepspeed_plugin", None)
+    return plugin is not None and plugin.zero_stage == 3
+
+
+class LabelTrainer(Trainer):  # type: ignore[misc]
+    """The Trainer that projects the tokens with a label alone; the loss is that of the whole model.
+
+    Not TRL's `SFTTrainer`: it computes every entropy, skips the other tokens on GPUs with Triton alone, and refuses an
+    adapter on the output layer. Evaluation gives `eval_loss` (nats a token), `eval_perplexity` and `eval_accuracy`
+    (share of next tokens guessed right, greedily), each over all tokens; the Trainer's loss is a mean over batches.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         add_label_loss(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
-        if getattr(self.model, "is_loaded_in_4bit", False):  # TRL rounds them to bfloat16, which float16 cannot scale
-            for parameter in self.model.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.float()
+        self.model_accepts_loss_kwargs = True  # the tokens of all accumulated batches are counted, and given below
+        self._guessed = torch.zeros(2)
 
     def compute_loss(
         self,
@@ -35,7 +52,7 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         made: LabelLoss = model(**inputs, label_loss=True)
         if self.model.training:
-            self._metrics["train"]["mean_token_accuracy"].append((made.right / made.tokens).item())
+            self._guessed += torch.stack([made.right, made.tokens]).cpu()
         else:
             self._seen += torch.stack([made.loss, made.right, made.tokens]).double().cpu()
         loss = made.loss / (made.tokens if num_items_in_batch is None else num_items_in_batch)
@@ -43,8 +60,20 @@ class LabelTrainer(SFTTrainer):  # type: ignore[misc]
             loss = loss * self.accelerator.num_processes
         return (loss, None) if return_outputs else loss
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The Trainer's, with the accuracy on the training tokens of this process since the last time."""
+        if "loss" in logs and self._guessed[1]:
+            logs["mean_token_accuracy"] = (self._guessed[0] / self._guessed[1]).item()
+            self._guessed.zero_()
+        super().log(logs, *args, **kwargs)
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Any, None, None]:
+        """The loss of a batch alone: no logits are made."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, its metrics over the tokens of every process."""
+        """The Trainer's, with metrics over the tokens of every process."""
         self._seen = torch.zeros(3, dtype=torch.double)
         output = super().evaluation_loop(*args, **kwargs)
         seen = self._seen.to(self.args.device, torch.float32)

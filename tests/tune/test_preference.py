@@ -15,11 +15,11 @@ from tune.dpo import train_dpo
 from tune.kto import train_kto
 from tune.preference import Judged, Pair, load_policy, split_ids
 from tune.preference_settings import (
-    PREFERENCE_PRESETS,
     PreferenceSettings,
     default_preference_preset,
     load_preference_settings,
 )
+from tune.preset_files import preset_names, preset_text
 from tune.publish import round_to_half, save_half
 from tune.settings import SettingsError, SftSettings
 from tune.sft import train
@@ -152,9 +152,10 @@ def test_presets_and_what_they_contradict() -> None:
     assert (spec.beta, spec.max_prompt_length, spec.max_length, spec.warmup_steps) == (0.1, 1024, 1536, 100)
     assert (spec.rank, spec.alpha, spec.dropout, spec.epochs, spec.keep) == (16, 16, 0.05, 6, 8)
     assert (spec.batch_size, spec.gradient_accumulation, spec.learning_rate) == (4, 4, 5e-5)
-    for file in PREFERENCE_PRESETS.glob("*.yaml"):
-        assert load_preference_settings(file.stem, "kto", []).loss == "kto"
-        assert file.read_text().startswith(f"# tune dpo NAME --preset {file.stem}\n# Source: ")
+    assert preset_names("dpo") == ["dolly-dpo", "embedded-dpo"]
+    for name in preset_names("dpo"):
+        assert load_preference_settings(name, "kto", []).loss == "kto"
+        assert preset_text(name).startswith(f"# tune dpo NAME --preset {name}\n# Source: ")
     assert load_preference_settings("dolly-dpo", "dpo", ["loss=ipo", "beta=0.5"]).loss == "ipo"
     assert default_preference_preset("embedded:gemma-3-270m") == "embedded-dpo"
     for override in ("loss=kto", "beta=0", "typo=1", "max_length=512", "beta"):
