@@ -152,18 +152,18 @@ def blend_models(
 
 
 def _run_merge(config: dict[str, Any], made: Path, seed: int) -> None:
-    from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
-    from mergekit.merge import run_merge  # type: ignore[import-untyped]
-    from mergekit.options import MergeOptions  # type: ignore[import-untyped]
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
 
     options = MergeOptions(random_seed=seed, write_model_card=False, copy_tokenizer=True, lazy_unpickle=True)
     run_merge(MergeConfiguration.model_validate(config), str(made), options)
 
 
 def _run_moe(config: dict[str, Any], made: Path, seed: int) -> None:
-    from mergekit.moe.config import MoEMergeConfig  # type: ignore[import-untyped]
+    from mergekit.moe.config import MoEMergeConfig
     from mergekit.options import MergeOptions
-    from mergekit.scripts.moe import build  # type: ignore[import-untyped]
+    from mergekit.scripts.moe import build
 
     torch.manual_seed(seed)
     options = MergeOptions(random_seed=seed, write_model_card=False, copy_tokenizer=True)

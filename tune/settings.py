@@ -71,7 +71,7 @@ class Training(BaseModel):
         return self
 
 
-S = TypeVar("S", bound=Training)
+S = TypeVar("S", bound=BaseModel)
 
 
 class SftSettings(Training):
