@@ -32,6 +32,7 @@ FEATURES = (
     "mutual_rank",
     "terms",
 )
+_FEW = 10  # passages that margins and overlaps are taken over
 _FILE = Path(__file__).parent / "calibration.json"
 
 
@@ -114,11 +115,17 @@ def calibration(path: Path = _FILE) -> Calibration | None:
 
 
 def judge(searcher: Searcher, collection: Collection, found: Found) -> tuple[float, bool]:
-    """The probability that what was found answers the question, and whether to answer from it."""
+    """The probability that what was found answers the question, and whether to answer from it.
+
+    In a collection of a few passages nothing can stand out: there one shared word is enough.
+    """
     fitted = calibration()
     if not found.hits:
         return 0.0, False
     if fitted is None:
         return 1.0, True
-    probability = fitted.probability(features(searcher, collection, found))
+    values = features(searcher, collection, found)
+    if len(found.dense) < _FEW:
+        return values["coverage_3"], values["coverage_3"] > 0
+    probability = fitted.probability(values)
     return probability, probability >= fitted.threshold

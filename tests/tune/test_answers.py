@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from fixtures_tiny import record
 
 from personas.bases import prepare_base
@@ -15,6 +16,9 @@ from tune.sft import load
 def test_a_batch_answers_as_each_alone(tiny_source: Path, home: Home, penalty: float) -> None:
     model, tokenizer = load(prepare_base(str(tiny_source), home))
     model.eval()
+    with torch.no_grad():  # as it is, a random model says the same to everybody
+        for parameter in model.parameters():
+            parameter.mul_(4)
     records = [
         record("안녕?", "그래."),
         record("아주 긴 질문을 하나 해 볼게, 들어 봐", "응."),
@@ -23,4 +27,4 @@ def test_a_batch_answers_as_each_alone(tiny_source: Path, home: Home, penalty: f
     together = answer_all(model, tokenizer, records, "너는 토니", 12, penalty)
     alone = [answer_all(model, tokenizer, [one], "너는 토니", 12, penalty)[0] for one in records]
     assert together == alone
-    assert len({text for text, _ in together}) > 1
+    assert len({text for text, _ in together}) == len(records)
