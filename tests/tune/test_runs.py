@@ -35,7 +35,7 @@ DATA = [
     for n in range(12)
 ]
 OPTIONS = {
-    "rank": 4, "batch_size": 4, "learning_rate": 1e-3, "max_steps": 150, "save_every": 10, "log_every": 1,
+    "rank": 4, "batch_size": 4, "gradient_accumulation": 1, "epochs": 3, "learning_rate": 1e-3, "max_steps": 150, "save_every": 10, "log_every": 1,
     "validation_share": 0, "scales": [1.0], "precision": "fp32", "dropout": 0.1, "warmup_steps": 2,
 }  # fmt: skip
 
