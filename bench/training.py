@@ -1,6 +1,6 @@
 """Speed and memory of supervised fine-tuning: ours, TRL's trainer with its defaults, and LLaMA-Factory.
 
-    python bench/tune.py [--records 96] [--rounds 2] [--llamafactory PYTHON]
+    python bench/training.py [--records 96] [--rounds 2] [--llamafactory PYTHON]
 
 Each contender trains the same LoRA (rank 16, all linear layers), batches of 8 of the same Iron Man records, the records
 once through, in a process of its own, in turns. JSON lines: samples/s, peak memory, and the loss a token on held-out
