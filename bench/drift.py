@@ -3,8 +3,8 @@
     python bench/drift.py --sft 1 --dpo 2 [--out REPLIES.jsonl]   ($GAMYEON_FROM: a home with these Iron Man versions)
 
 100 Korean prompts (Iron Man's held-out 60, and 40 of the safe persona's) and 40 English ones, each answered once
-through the gateway on the real engine with the persona's own sampling. A reply is Korean if 85 % of its letters are Hangul and
-the language guard's rule finds no sentence in another language.
+through the gateway on the real engine with the persona's own sampling. A reply is Korean if 85 % of its letters
+are Hangul and the language guard's rule finds no sentence in another language.
 """
 
 import argparse
@@ -31,7 +31,8 @@ from tune.replies import hangul_share
 ENGLISH = """\
 Who are you?|What did you have for breakfast?|Tell me about your first suit.|Are you afraid of anything?
 Do you trust artificial intelligence?|How do I fix a leaking tap?|What makes a good engineer?
-I failed my exam. What now?|Who is the smartest person you know?|Give me advice for a job interview.|What do you think of Captain America?
+I failed my exam. What now?|Who is the smartest person you know?
+Give me advice for a job interview.|What do you think of Captain America?
 How does an arc reactor work?|Explain quantum computing in simple words.|Why is the sky blue?|Tell me a joke.
 What is your favourite food?|Do you ever sleep?|How can I become rich?|What is love?|My boss hates me.
 Write a short poem about rain.|Translate "hello" for me.|What programming language should I learn first?
