@@ -120,7 +120,6 @@ def _config(settings: SftSettings, folder: Path, validate: bool) -> TrainingArgu
         greater_is_better=settings.best_metric == "accuracy",
         prediction_loss_only=True,
         logging_nan_inf_filter=False,
-        train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         bf16=precision == "bf16",
         fp16=precision == "fp16",

@@ -1,11 +1,13 @@
 """The Trainer with the loss of `tune.loss`, and next-token accuracy and perplexity over all validation tokens."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from tune.loss import LabelLoss, add_label_loss
 
@@ -29,6 +31,25 @@ def is_zero3(args: TrainingArguments) -> bool:
     return plugin is not None and plugin.zero_stage == 3
 
 
+class SeededLengths(LengthGroupedSampler):  # type: ignore[misc]
+    """Batches of records of like length, in an order that seed and epoch alone decide.
+
+    The Trainer's own draws from the global random state, so that a run which goes on within an epoch sees other
+    batches than one that was never stopped.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed + self.epoch)
+        return iter(super().__iter__())
+
+
 class LabelTrainer(Trainer):  # type: ignore[misc]
     """The Trainer that projects the tokens with a label alone; the loss is that of the whole model.
 
@@ -42,6 +63,11 @@ class LabelTrainer(Trainer):  # type: ignore[misc]
         add_label_loss(self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
         self.model_accepts_loss_kwargs = True  # the tokens of all accumulated batches are counted, and given below
         self._guessed = torch.zeros(2)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SeededLengths:
+        lengths = [len(ids) for ids in (train_dataset or self.train_dataset)["input_ids"]]
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return SeededLengths(batch, lengths, self.args.seed)
 
     def compute_loss(
         self,

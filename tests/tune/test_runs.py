@@ -35,7 +35,8 @@ DATA = [
     for n in range(12)
 ]
 OPTIONS = {
-    "rank": 4, "batch_size": 4, "gradient_accumulation": 1, "epochs": 3, "learning_rate": 1e-3, "max_steps": 150, "save_every": 10, "log_every": 1,
+    "rank": 4, "batch_size": 4, "gradient_accumulation": 1, "epochs": 3, "learning_rate": 1e-3,
+    "max_steps": 150, "save_every": 10, "log_every": 1,
     "validation_share": 0, "scales": [1.0], "precision": "fp32", "dropout": 0.1, "warmup_steps": 2,
 }  # fmt: skip
 
@@ -62,12 +63,13 @@ def plan(source: Path, home: Home, out: str = "out", **changes: object) -> Plan:
 def command(source: Path, home: Home, *more: str, **changes: object) -> subprocess.Popen[bytes]:
     """The real command line, as a process of its own."""
     sets = [part for key, value in {**OPTIONS, **changes}.items() for part in ("--set", f"{key}={value}")]
-    return subprocess.Popen(
-        [sys.executable, "-m", "tune.cli", "sft", str(source / "data.jsonl"), "--base", str(source / "tiny"),
-         "--system", "너는 토니", "-o", str(source / "out"), *sets, *more],
-        env={**os.environ, "GAMYEON_HOME": str(home.root), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        stdout=(source / "printed.txt").open("ab"), stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+    with (source / "printed.txt").open("ab") as printed:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tune.cli", "sft", str(source / "data.jsonl"), "--base", str(source / "tiny"),
+             "--system", "너는 토니", "-o", str(source / "out"), *sets, *more],
+            env={**os.environ, "GAMYEON_HOME": str(home.root), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            stdout=printed, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
 
 
 def wait_for(run: Path, step: int, process: psutil.Process | subprocess.Popen[bytes]) -> None:
