@@ -9,6 +9,7 @@ fields; a stream has them in its last chunk.
 import asyncio
 import glob
 import shutil
+import threading
 from collections.abc import Callable
 from datetime import date
 from functools import partial
@@ -68,12 +69,14 @@ class Library:
         self.home = settings.home
         self.settings = RagSettings()
         self._searcher: Searcher | None = None
+        self._opening = threading.Lock()
 
     @property
     def searcher(self) -> Searcher:
-        if self._searcher is None:
-            self._searcher = Searcher(self.home, self.settings)
-        return self._searcher
+        with self._opening:
+            if self._searcher is None:
+                self._searcher = Searcher(self.home, self.settings)
+            return self._searcher
 
     def collection(self, name: str, key: Key | None) -> Collection:
         """A collection that a key may use: its own, a shared one, or any where keys are not in use.

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +262,33 @@ def test_embeddings_in_openais_shape(home: Home) -> None:
             await client.close()
 
     run(test)
+
+
+def test_days_without_beginning_or_end(filled: Home) -> None:
+    async def test() -> None:
+        async with served(engine) as at:
+            asked = {"query": "보증 기간", "method": "bm25", "since": "0001-01-01", "until": "9999-12-31"}
+            reply = await at.client.post("/v1/collections/docs/search", json=asked)
+            assert [hit["document"] for hit in reply.json()["data"]] == ["보증.txt"], reply.text
+
+    run(test)
+
+
+def test_two_threads_may_be_the_first_to_open_the_vectors(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chromadb.config import System
+
+    from rag.vectors import connect
+
+    start = System.start
+
+    def slow(self: System) -> None:
+        time.sleep(0.2)  # between the system's being known to others and its being open
+        start(self)
+
+    monkeypatch.setattr(System, "start", slow)
+
+    def count(_: int) -> int:
+        return len(connect(home, RagSettings()).list_collections())
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(count, range(2))) == [0, 0]
