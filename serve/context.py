@@ -135,7 +135,7 @@ class Library:
         """Where a collection's uploads are kept."""
         return self.home.uploads / str(collection.id)
 
-    def unfinished(self) -> list[tuple[str, list[Path]]]:
+    def unfinished(self) -> list[tuple[Collection, list[Path]]]:
         """Collections with the uploads that are not stored yet, or lack vectors."""
         if not any(self.home.uploads.iterdir()):
             return []
@@ -146,12 +146,21 @@ class Library:
             folder = self.folder(collection)
             files = sorted(file for file in folder.glob("[!.]*") if str(file.resolve()) not in done)
             if files:
-                waiting.append((collection.name, files))
+                waiting.append((collection, files))
         return waiting
 
-    def ingest(self, name: str, files: list[Path], watch: Callable[[Event], None]) -> Report:
-        """Read files into a collection. Runs in a thread."""
-        return ingest([glob.escape(str(file)) for file in files], name, self.home, self.settings, watch)
+    def ingest(self, collection: Collection, files: list[Path], watch: Callable[[Event], None]) -> Report:
+        """Read files into a collection. Runs in a thread.
+
+        Raises:
+            RagError: the collection was removed meanwhile; the files go, too, instead of into a new one of that name.
+        """
+        now = self.searcher.store.find(collection.name)
+        if now is None or now.id != collection.id:
+            shutil.rmtree(self.folder(collection), ignore_errors=True)
+            raise CollectionError("the collection was removed before its files were read")
+        names = [glob.escape(str(file)) for file in files]
+        return ingest(names, collection.name, self.home, self.settings, watch, owner=collection.owner)
 
     def find(self, name: str, key: Key | None, query: str, k: int, method: Method, only: Only) -> list[dict[str, Any]]:
         """The hits of a search, of the documents and between the dates that `only` names."""

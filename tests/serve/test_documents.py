@@ -292,3 +292,29 @@ def test_two_threads_may_be_the_first_to_open_the_vectors(home: Home, monkeypatc
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(count, range(2))) == [0, 0]
+
+
+def test_files_of_a_removed_collection_do_not_come_back_as_a_shared_one(home: Home) -> None:
+    """The upload was under way when its collection was removed: what was private must not be made public."""
+
+    async def test() -> None:
+        mine, other = bearer(make_key(home, "documents")), bearer(make_key(home, "documents"))
+        async with served(engine) as at:
+            await at.client.post("/v1/collections", json={"name": "mine"}, headers=mine)
+            busy: asyncio.Lock = at.app._other.state.jobs._turn  # type: ignore[attr-defined]
+            await busy.acquire()  # another ingest runs
+            files = {"file": ("보증.txt", TEXT.encode())}
+            job = (await at.client.post("/v1/collections/mine/documents", files=files, headers=mine)).json()
+            await at.client.delete("/v1/collections/mine", headers=mine)
+            (home.uploads / "1").mkdir()
+            (home.uploads / "1" / "보증.txt").write_text(TEXT)  # as an upload that ends only now
+            busy.release()
+            jobs = at.app._other.state.jobs  # type: ignore[attr-defined]
+            while jobs.find("mine", job["id"]).state in ("waiting", "reading", "embedding"):
+                await asyncio.sleep(0.05)
+            assert jobs.find("mine", job["id"]).error == "the collection was removed before its files were read"
+            for who in (mine, other):
+                assert (await at.client.get("/v1/collections", headers=who)).json()["data"] == []
+            assert list(home.uploads.iterdir()) == []
+
+    run(test)
