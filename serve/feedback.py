@@ -186,7 +186,7 @@ async def take(word: Word, key: str, answers: Answers, store: FeedbackStore) -> 
         thumb=word.thumb,
         content=content,
     )
-    store.put(feedback)
+    await asyncio.to_thread(store.put, feedback)
     return feedback
 
 

@@ -4,6 +4,8 @@ The gateway has checked the key's scope, or that a program of this machine asks.
 """
 
 import asyncio
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +16,7 @@ from starlette.routing import Route
 
 from personas.adapters import read_manifest, version_id
 from personas.errors import AdapterError, RegistryError
+from personas.registry import Registry
 from personas.versions_cli import differences
 from serve.catalog import Catalog
 from serve.errors import BadRequest, Conflict, ModelNotFound
@@ -35,7 +38,7 @@ class _User(BaseModel):
 
 
 class _ToVersion(_Move):
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=999_999)
 
 
 class _ToCanary(_ToVersion):
@@ -76,6 +79,20 @@ def _known(request: Request) -> tuple[Catalog, str]:
     return catalog, catalog.persona(request.path_params["name"]).name
 
 
+async def _move(request: Request, move: Callable[[Registry], object]) -> None:
+    """Make a move in a thread, over a connection of its own: it may have to wait for the database, and replies,
+    which read the registry, must neither wait with it nor see it half done."""
+
+    def work() -> None:
+        with closing(Registry(request.app.state.gamyeon.settings.home.database)) as registry:
+            move(registry)
+
+    try:
+        await asyncio.to_thread(work)
+    except RegistryError as error:
+        raise Conflict(error.message, param="version") from error
+
+
 async def show(request: Request) -> JSONResponse:
     """Live version, canary, versions and history of a persona."""
     return _state(*_known(request))
@@ -86,7 +103,7 @@ async def promote(request: Request) -> JSONResponse:
     who, move = who_asks(request), await _read(request, _ToVersion)
     catalog, persona = _known(request)
     await catalog.check(persona, move.version)
-    catalog.registry.promote(persona, move.version, who, move.why)
+    await _move(request, lambda registry: registry.promote(persona, move.version, who, move.why))
     return _state(catalog, persona)
 
 
@@ -95,10 +112,7 @@ async def canary(request: Request) -> JSONResponse:
     who, move = who_asks(request), await _read(request, _ToCanary)
     catalog, persona = _known(request)
     await catalog.check(persona, move.version)
-    try:
-        catalog.registry.canary(persona, move.version, move.weight, who, move.why)
-    except RegistryError as error:
-        raise Conflict(error.message, param="version") from error
+    await _move(request, lambda registry: registry.canary(persona, move.version, move.weight, who, move.why))
     return _state(catalog, persona)
 
 
@@ -106,10 +120,7 @@ async def rollback(request: Request) -> JSONResponse:
     """`{"why": "…"}`: end the canary, else go back to the version before."""
     who, move = who_asks(request), await _read(request, _Move)
     catalog, persona = _known(request)
-    try:
-        catalog.registry.rollback(persona, who, move.why)
-    except RegistryError as error:
-        raise Conflict(error.message) from error
+    await _move(request, lambda registry: registry.rollback(persona, who, move.why))
     return _state(catalog, persona)
 
 
