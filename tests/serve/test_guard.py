@@ -291,8 +291,8 @@ class Counting(Engine):
 def test_what_failed_tries_generated_is_counted(home: Home, texts: tuple[str, ...], asks: bool) -> None:
     """A key pays for them: else drifting replies would pass its limits for nothing."""
     secret = make_key(home, "chat", "admin")
-    # A try ends with the letter that makes its drifting sentence whole.
-    tries = [DRIFTS.index(" 셋째") + 1, len(texts[-1])] if len(texts) > 1 else [len(texts[0])] * 3
+    # A try ends with the letter that shows its drifting sentence to be whole.
+    tries = [DRIFTS.index("셋째") + 1, len(texts[-1])] if len(texts) > 1 else [len(texts[0])] * 3
     ask: dict[str, Any] = {**ASK, "stream": True} | ({"stream_options": {"include_usage": True}} if asks else {})
 
     async def test() -> None:
@@ -318,7 +318,7 @@ def test_both_names_of_the_limit_are_kept_to() -> None:
             more = {"max_completion_tokens": 60, "min_tokens": 50, "stream": True}
             await client.post("/v1/chat/completions", json={**ask, **more})
         second = engine.asked[1]
-        assert second["max_completion_tokens"] == 60 - len("그래, 들어 봐. 첫째는 잠이야. ")
+        assert second["max_completion_tokens"] == 60 - len("그래, 들어 봐. 첫째는 잠이야. S")
         assert "max_tokens" not in second
         assert "min_tokens" not in second
 
