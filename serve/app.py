@@ -84,7 +84,9 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     library = Library(settings)
     jobs = Jobs(library)
     # In this order on the way to the engine: what the user said is kept, passages come in, the guard answers.
-    generate.hooks += [keep_answers(answers), Grounding(library), guard_replies(upstream, catalog.own_engine)]
+    generate.hooks += [
+        keep_answers(answers), Grounding(library, metrics), guard_replies(upstream, metrics, catalog.own_engine)
+    ]  # fmt: skip
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import date
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,6 +35,7 @@ from serve.access import Key
 from serve.call import Call
 from serve.citing import Citing
 from serve.errors import ApiError, BadRequest
+from serve.metrics import Metrics
 from serve.settings import Settings
 
 Only = tuple[tuple[str, ...], date | None, date | None]
@@ -192,8 +194,9 @@ def as_api_error(error: GamyeonError) -> ApiError:
 class Grounding:
     """The hook: passages into `call.payload`, a filter for the reply into `call.filters`."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, metrics: Metrics) -> None:
         self._library = library
+        self._metrics = metrics
 
     async def __call__(self, call: Call) -> None:
         assert call.payload is not None
@@ -209,10 +212,14 @@ class Grounding:
         question = standalone(questions, terms)
         if not question:
             return
+        began = monotonic()
         try:
             found, relevant = await asyncio.to_thread(self._library.look_up, question, wanted, call.key)
         except GamyeonError as error:
             raise as_api_error(error) from error
+        call.stages += [("prompt", began), ("retrieval", monotonic())]
+        seconds = self._metrics.labelled(self._metrics.retrieval, call.model.partition("@")[0], str(relevant).lower())
+        seconds.observe(monotonic() - began)
         if not relevant and len(set(found.terms)) < 2:
             return
         passages = [(hit.passage, hit.score) for hit in found.hits]
@@ -262,7 +269,13 @@ def _grounded(messages: list[Any], question: str, context: Context) -> list[Any]
     return made
 
 
+_ASKS_FORM = (
+    "max_completion_tokens", "min_tokens", "tools", "tool_choice", "response_format", "structured_outputs", "logprobs",
+    "top_logprobs",
+)  # fmt: skip
+
+
 def _ask_little(payload: dict[str, Any]) -> None:
-    for name in ("max_completion_tokens", "tools", "tool_choice", "response_format", "logprobs", "top_logprobs"):
+    for name in _ASKS_FORM:
         payload.pop(name, None)
     payload["max_tokens"] = 1

@@ -12,20 +12,17 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from prometheus_client import Counter
 from starlette.types import Send
 
 from personas.language import Sentences, first_drift, judge
 from personas.schema import Guard
 from serve.call import Call, Hook
 from serve.errors import ApiError, EngineLost
+from serve.metrics import Metrics
 from serve.prompt import Payload
 from serve.steering import COUNTED, added_usage, applies, steered
 from serve.upstream import MAX_EVENT, Upstream, kept_headers, parsed, read_whole, streams
 from serve.wire import Wire
-
-SENTENCES = Counter("gamyeon_guard_sentences", "Sentences that the language guard looked at", ["model", "drift"])
-REPLIES = Counter("gamyeon_guard_replies", "Guarded replies by outcome", ["model", "outcome"])
 
 
 async def _events(wire: Wire) -> AsyncIterator[dict[str, Any]]:
@@ -45,6 +42,7 @@ class Guarded:
     """One guarded reply."""
 
     upstream: Upstream
+    metrics: Metrics
     guard: Guard
     call: Call
     vllm: bool = True
@@ -60,13 +58,15 @@ class Guarded:
         assert self.call.payload is not None
         return self.call.payload
 
-    @property
-    def _model(self) -> str:
-        return str(self.payload["model"])
+    def _note_sentence(self, drift: str) -> None:
+        self.metrics.labelled(self.metrics.guard_sentences, self.call.model, drift or "none").inc()
+
+    def _note_reply(self, outcome: str) -> None:
+        self.metrics.labelled(self.metrics.guard_replies, self.call.model, outcome).inc()
 
     def _drift(self, sentence: str) -> bool:
         drift = judge(sentence, self.guard.threshold, self._allowed).drift
-        SENTENCES.labels(self._model, drift or "none").inc()
+        self._note_sentence(drift)
         if drift:
             self.call.drifts.append(self.good + sentence)
         return bool(drift)
@@ -104,19 +104,19 @@ class Guarded:
             total += (answer.get("usage") or {}).get("completion_tokens", 0)
             text = answer["choices"][0]["message"].get("content") or ""
             before, bad, drift = first_drift(text, self.guard.threshold, self._allowed)
-            SENTENCES.labels(self._model, drift or "none").inc()
+            self._note_sentence(drift)
             if not bad:
                 if attempt:
                     answer["choices"][0]["message"]["content"] = self.good + text
                     answer |= {"id": self._first["id"], "usage": added_usage(answer, self._first, total)}
                     raw = json.dumps(answer, ensure_ascii=False).encode()
-                REPLIES.labels(self._model, "mended" if attempt else "clean").inc()
+                self._note_reply("mended" if attempt else "clean")
                 await self._send_whole(send, 200, headers, raw)
                 return
             self.call.drifts.append(self.good + before + bad)
             self.good += before
             self.spent = len(self.good)
-        REPLIES.labels(self._model, "cut" if self.good else "fallback").inc()
+        self._note_reply("cut" if self.good else "fallback")
         last = self._first["choices"][0]
         last["message"]["content"] = self.good.rstrip() or self.guard.fallback
         last["finish_reason"] = "stop"
@@ -137,7 +137,7 @@ class Guarded:
                         self.call.reply.status, self.call.reply.started = wire.status, True
                         await send({"type": "http.response.start", "status": wire.status, "headers": headers})
                     if await self._pass_good(wire, send):
-                        REPLIES.labels(self._model, "mended" if attempt else "clean").inc()
+                        self._note_reply("mended" if attempt else "clean")
                         await self._done(send)
                         return
                 self._next_try()
@@ -243,7 +243,7 @@ class Guarded:
         await send({"type": "http.response.body", "body": body})
 
     async def _give_up(self, send: Send) -> None:
-        REPLIES.labels(self._model, "cut" if self.good else "fallback").inc()
+        self._note_reply("cut" if self.good else "fallback")
         text = "" if self.good else self.guard.fallback
         choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
         await self._event(send, {**self._first, "choices": [choice]})
@@ -252,7 +252,7 @@ class Guarded:
         await self._done(send)
 
 
-def guard_replies(upstream: Upstream, vllm: bool) -> Hook:
+def guard_replies(upstream: Upstream, metrics: Metrics, vllm: bool) -> Hook:
     """A hook that lets the guard answer for a persona that asks for it."""
 
     async def hook(call: Call) -> None:
@@ -261,6 +261,6 @@ def guard_replies(upstream: Upstream, vllm: bool) -> Hook:
         assert call.payload is not None
         guard = call.target.persona.guard
         if guard and not call.settled and applies(guard, call.route, call.payload):
-            call.answer = Guarded(upstream, guard, call, vllm).run
+            call.answer = Guarded(upstream, metrics, guard, call, vllm).run
 
     return hook

@@ -21,6 +21,9 @@ async def give_feedback(request: Request) -> JSONResponse:
         raise BadRequest(f"{name or 'body'}: {first['msg']}", param=name) from error
     state, key = request.app.state.gamyeon, key_of(request.scope)
     feedback = await take(word, key.id if key else "", state.answers, state.feedback)
+    if word.thumb:
+        version = str(feedback.version or "")
+        state.metrics.labelled(state.metrics.feedback, feedback.persona, version, word.thumb).inc()
     return JSONResponse(
         {
             "object": "feedback",
