@@ -27,21 +27,29 @@ _M = TypeVar("_M", bound=BaseModel)
 _Why = Annotated[str, StringConstraints(max_length=500)]
 
 
-class _Move(BaseModel):
+class Move(BaseModel):
+    """The body of `POST /admin/personas/{name}/rollback`."""
+
     model_config = ConfigDict(extra="forbid")
     why: _Why = ""
 
 
-class _User(BaseModel):
+class ToErase(BaseModel):
+    """The body of `POST /admin/feedback/erase`."""
+
     model_config = ConfigDict(extra="forbid")
     user: str = Field(min_length=1, max_length=200)
 
 
-class _ToVersion(_Move):
+class ToVersion(Move):
+    """The body of `POST /admin/personas/{name}/promote`."""
+
     version: int = Field(ge=1, le=999_999)
 
 
-class _ToCanary(_ToVersion):
+class ToCanary(ToVersion):
+    """The body of `POST /admin/personas/{name}/canary`."""
+
     weight: float = Field(ge=0, le=100, description="percent of the users")
 
 
@@ -100,7 +108,7 @@ async def show(request: Request) -> JSONResponse:
 
 async def promote(request: Request) -> JSONResponse:
     """`{"version": 3, "why": "…"}`: make a version live."""
-    who, move = who_asks(request), await _read(request, _ToVersion)
+    who, move = who_asks(request), await _read(request, ToVersion)
     catalog, persona = _known(request)
     await catalog.check(persona, move.version)
     await _move(request, lambda registry: registry.promote(persona, move.version, who, move.why))
@@ -109,7 +117,7 @@ async def promote(request: Request) -> JSONResponse:
 
 async def canary(request: Request) -> JSONResponse:
     """`{"version": 3, "weight": 10, "why": "…"}`: a share of the users gets a version; weight 0 ends it."""
-    who, move = who_asks(request), await _read(request, _ToCanary)
+    who, move = who_asks(request), await _read(request, ToCanary)
     catalog, persona = _known(request)
     await catalog.check(persona, move.version)
     await _move(request, lambda registry: registry.canary(persona, move.version, move.weight, who, move.why))
@@ -118,7 +126,7 @@ async def canary(request: Request) -> JSONResponse:
 
 async def rollback(request: Request) -> JSONResponse:
     """`{"why": "…"}`: end the canary, else go back to the version before."""
-    who, move = who_asks(request), await _read(request, _Move)
+    who, move = who_asks(request), await _read(request, Move)
     catalog, persona = _known(request)
     await _move(request, lambda registry: registry.rollback(persona, who, move.why))
     return _state(catalog, persona)
@@ -142,7 +150,7 @@ async def diff(request: Request) -> JSONResponse:
 
 async def erase_feedback(request: Request) -> JSONResponse:
     """`{"user": "…"}`: everything of a user's feedback goes, from the database and from this gateway's memory."""
-    form = await _read(request, _User)
+    form = await _read(request, ToErase)
     request.app.state.gamyeon.answers.forget(form.user)
     deleted, left = await asyncio.to_thread(request.app.state.gamyeon.feedback.erase, form.user)
     return JSONResponse({"deleted": deleted, "left": left})
