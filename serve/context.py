@@ -72,6 +72,8 @@ class Library:
         self.settings = RagSettings()
         self._searcher: Searcher | None = None
         self._opening = threading.Lock()
+        # The embedder takes one call at a time: those that wait must not hold the threads that all others need.
+        self.embedding = asyncio.Lock()
 
     @property
     def searcher(self) -> Searcher:

