@@ -27,7 +27,7 @@ from rag.errors import CollectionError
 from rag.ingest import Event, Report, ingest
 from rag.manage import collection_rows, document_rows, remove
 from rag.relevance import judge
-from rag.rows import Collection
+from rag.rows import Collection as Collection  # `serve.jobs` names the type
 from rag.search import Filter, Found, Method, Searcher, as_row
 from rag.settings import RagSettings
 from rag.terms import sentences, terms
