@@ -29,7 +29,7 @@ from personas.home import Home
 from personas.loader import find_persona
 from personas.registry import Registry
 from serve.engine import free_port
-from serve.guard import _HANGUL_ONLY
+from serve.steering import HANGUL_ONLY
 
 ASK = [
     "소코비아 협정에 대해 어떻게 생각하나요?",
@@ -154,7 +154,7 @@ async def steering(client: httpx.AsyncClient) -> None:
         {"role": "assistant", "content": "나는 토니야."},
     ]
     go_on = {"messages": said, "continue_final_message": True, "add_generation_prompt": False}
-    for name, more in (("free", {}), ("hangul only", {"structured_outputs": {"regex": _HANGUL_ONLY}})):
+    for name, more in (("free", {}), ("hangul only", {"structured_outputs": {"regex": HANGUL_ONLY}})):
         began = time.perf_counter()
         reply = await client.post("/v1/chat/completions", json={**body(0), **go_on, **more})
         text = reply.json()["choices"][0]["message"]["content"] if reply.status_code == 200 else reply.text

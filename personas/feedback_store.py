@@ -7,6 +7,7 @@ thumb and the version that it is about. Users are kept as hashes. Deleted conten
 import hashlib
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -57,10 +58,11 @@ def user_hash(user: str) -> str:
 
 
 class FeedbackStore:
-    """The feedback table; safe to use from several processes, and from one thread at a time."""
+    """The feedback table; safe to use from several processes, and from several threads."""
 
     def __init__(self, database: Path) -> None:
         self._file = database
+        self._turn = threading.Lock()
         self._db = sqlite3.connect(database, timeout=10, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
@@ -77,23 +79,25 @@ class FeedbackStore:
             feedback: `user` is the name as given; its hash is stored. `at` is set here.
         """
         content = feedback.content.model_dump_json(exclude_none=True) if feedback.content and feedback.consent else None
-        self._db.execute(
-            """INSERT INTO feedback (answer, persona, version, user, consent, thumb, content)
-               VALUES (?, ?, ?, ?, ?, ?, ?)
-               ON CONFLICT (answer) DO UPDATE SET user = excluded.user, consent = excluded.consent, at = excluded.at,
-                   thumb = coalesce(excluded.thumb, thumb),
-                   content = CASE WHEN excluded.consent
-                       THEN json_patch(coalesce(content, '{}'), coalesce(excluded.content, '{}')) END""",
-            (
-                feedback.answer,
-                feedback.persona,
-                feedback.version,
-                user_hash(feedback.user),
-                feedback.consent,
-                feedback.thumb,
-                content,
-            ),
-        )
+        with self._turn:
+            self._db.execute(
+                """INSERT INTO feedback (answer, persona, version, user, consent, thumb, content)
+                   VALUES (?, ?, ?, ?, ?, ?, ?)
+                   ON CONFLICT (answer) DO UPDATE SET
+                       user = excluded.user, consent = excluded.consent, at = excluded.at,
+                       thumb = coalesce(excluded.thumb, thumb),
+                       content = CASE WHEN excluded.consent
+                           THEN json_patch(coalesce(content, '{}'), coalesce(excluded.content, '{}')) END""",
+                (
+                    feedback.answer,
+                    feedback.persona,
+                    feedback.version,
+                    user_hash(feedback.user),
+                    feedback.consent,
+                    feedback.thumb,
+                    content,
+                ),
+            )
 
     def all(self, persona: str | None = None, user: str | None = None) -> Iterator[Feedback]:
         """Every word, oldest first; of one persona or one user where asked."""
@@ -111,14 +115,15 @@ class FeedbackStore:
             The number of rows deleted, and of the user's texts still found in the bytes of the database's files
             (texts that other users' rows hold, too, are not looked for): 0 is the proof.
         """
-        gone = list(self.all(user=user))
-        self._db.execute("DELETE FROM feedback WHERE user = ?", (user_hash(user),))
-        self._db.execute("VACUUM")
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        kept = {text for feedback in self.all() for text in _texts(feedback)}
-        wanted = {text for feedback in gone for text in _texts(feedback)} | {user_hash(user)}
-        files = [self._file, self._file.with_name(self._file.name + "-wal")]
-        found = b"\0".join(file.read_bytes() for file in files if file.exists())
+        with self._turn:
+            gone = list(self.all(user=user))
+            self._db.execute("DELETE FROM feedback WHERE user = ?", (user_hash(user),))
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            kept = {text for feedback in self.all() for text in _texts(feedback)}
+            wanted = {text for feedback in gone for text in _texts(feedback)} | {user_hash(user)}
+            files = [self._file, self._file.with_name(self._file.name + "-wal")]
+            found = b"\0".join(file.read_bytes() for file in files if file.exists())
         return len(gone), sum(text.encode() in found for text in wanted - kept)
 
 

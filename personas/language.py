@@ -83,7 +83,8 @@ def judge(sentence: str, threshold: float = 0.3, allowed: frozenset[str] = froze
     return Verdict("other" if other >= 4 and other / letters > threshold / 3 else "", other / letters)
 
 
-_END = re.compile(r"[.!?。！？…]+[\"'”’)\]]*(?=\s)|\n")
+# A sentence's end shows at what follows it: the numbers of its sources ("…입니다. [1]") are its own.
+_END = re.compile(r"[.!?。！？…]+[\"'”’)\]]*(?:[^\S\n]?\[\d[\d, ]{0,10}\])*(?=\n|[^\S\n]+(?:[^\s\[]|\[[^\d\s]|\n))|\n")
 
 
 @dataclass

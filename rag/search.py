@@ -27,6 +27,15 @@ _RRF = 20
 _DEPTH = 50
 
 
+# Days whose moments a computer's clock can tell, wherever it stands.
+_FIRST, _LAST = date(1970, 1, 2), date(9998, 12, 31)
+
+
+def _moment(day: date, at: time) -> float:
+    """A local time of a day in seconds since 1970; "until 9999-12-31" means no end."""
+    return datetime.combine(min(max(day, _FIRST), _LAST), at).timestamp()
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which documents count: by name or source (with `*`), and by the date of the file."""
@@ -135,10 +144,10 @@ class Searcher:
             values += [name for name in only.documents for _ in range(2)]
         if only.since:
             clauses.append("modified >= ?")
-            values.append(datetime.combine(only.since, time.min).timestamp())
+            values.append(_moment(only.since, time.min))
         if only.until:
             clauses.append("modified <= ?")
-            values.append(datetime.combine(only.until, time.max).timestamp())
+            values.append(_moment(only.until, time.max))
         return [
             row[0] for row in self.store.db.execute(f"SELECT id FROM documents WHERE {' AND '.join(clauses)}", values)
         ]

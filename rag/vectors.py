@@ -3,6 +3,7 @@
 # ruff: noqa: S608 - the names of tables are ours, and every value is bound
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rag.settings import RagSettings
 from rag.store import Store, embedded_text, forget_vectors
 
 _BATCH = 32
+_OPENING = threading.Lock()  # Chroma shows a second thread its index before that is open
 Progress = Callable[[int, int], None]
 
 
@@ -34,7 +36,8 @@ def connect(home: Home, settings: RagSettings) -> Any:
 
     quiet = Settings(anonymized_telemetry=False, allow_reset=False)
     if not settings.chroma_url:
-        return chromadb.PersistentClient(str(home.chroma), settings=quiet)
+        with _OPENING:
+            return chromadb.PersistentClient(str(home.chroma), settings=quiet)
     from urllib.parse import urlsplit
 
     url = urlsplit(settings.chroma_url)
@@ -194,7 +197,8 @@ class VectorIndex:
         ):
             from chromadb.api.shared_system_client import SharedSystemClient
 
-            SharedSystemClient.clear_system_cache()
+            with _OPENING:
+                SharedSystemClient.clear_system_cache()
             self._client = None
         self._seen[collection.id] = collection.version
 

@@ -1,10 +1,10 @@
 """The gateway put together: one engine, one catalog, one connection pool, and the routes."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from sqlite3 import OperationalError
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -19,7 +19,7 @@ from serve.call import Call, Record
 from serve.catalog import Catalog
 from serve.context import Grounding, Library
 from serve.engine import Engine
-from serve.errors import ApiError, answer_crash, answer_error, answer_method, answer_not_found
+from serve.errors import ApiError, answer_crash, answer_database, answer_error, answer_method, answer_not_found
 from serve.feedback import Answers, keep_answers
 from serve.gateway import Gateway, count_call, log_call
 from serve.guard import guard_replies
@@ -84,7 +84,9 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     library = Library(settings)
     jobs = Jobs(library)
     # In this order on the way to the engine: what the user said is kept, passages come in, the guard answers.
-    generate.hooks += [keep_answers(answers), Grounding(library), guard_replies(upstream, catalog.own_engine)]
+    generate.hooks += [
+        keep_answers(answers), Grounding(library, metrics), guard_replies(upstream, metrics, catalog.own_engine)
+    ]  # fmt: skip
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -96,7 +98,8 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
                 jobs.stop()
                 library.close()
 
-    handlers = {ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash}
+    handlers = {ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash,
+                OperationalError: answer_database}  # fmt: skip
     other = Starlette(routes=ROUTES, exception_handlers=handlers, lifespan=lifespan)
     other.router.redirect_slashes = False
     other.state.gamyeon = state
@@ -129,8 +132,7 @@ async def _alive(state: State, app: Gateway) -> AsyncIterator[None]:
     finally:
         for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)  # one that failed must not keep the engine alive
         await state.upstream.close()
         await state.engine.stop()
         if state.tracing:

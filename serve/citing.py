@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 
+from serve.upstream import parsed
+
 
 class Citing:
     """A filter of one reply.
@@ -22,7 +24,7 @@ class Citing:
         self._held = b""
 
     async def whole(self, body: bytes) -> bytes:
-        reply = orjson.loads(body)
+        reply = parsed(body)
         for choice in reply.get("choices", ()):
             message = choice.get("message") or {}
             if self._instead is not None:
@@ -79,5 +81,5 @@ def _chunk(event: bytes) -> dict[str, Any] | None:
     """The JSON of an event; None for a comment or an error."""
     if not event.startswith(b"data: {"):
         return None
-    chunk: dict[str, Any] = orjson.loads(event[6:])
+    chunk = parsed(event[6:])
     return chunk if "choices" in chunk else None

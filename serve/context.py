@@ -9,10 +9,12 @@ fields; a stream has them in its last chunk.
 import asyncio
 import glob
 import shutil
+import threading
 from collections.abc import Callable
 from datetime import date
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,7 +27,7 @@ from rag.errors import CollectionError
 from rag.ingest import Event, Report, ingest
 from rag.manage import collection_rows, document_rows, remove
 from rag.relevance import judge
-from rag.rows import Collection
+from rag.rows import Collection as Collection  # `serve.jobs` names the type
 from rag.search import Filter, Found, Method, Searcher, as_row
 from rag.settings import RagSettings
 from rag.terms import sentences, terms
@@ -33,6 +35,7 @@ from serve.access import Key
 from serve.call import Call
 from serve.citing import Citing
 from serve.errors import ApiError, BadRequest
+from serve.metrics import Metrics
 from serve.settings import Settings
 
 Only = tuple[tuple[str, ...], date | None, date | None]
@@ -68,12 +71,16 @@ class Library:
         self.home = settings.home
         self.settings = RagSettings()
         self._searcher: Searcher | None = None
+        self._opening = threading.Lock()
+        # The embedder takes one call at a time: those that wait must not hold the threads that all others need.
+        self.embedding = asyncio.Lock()
 
     @property
     def searcher(self) -> Searcher:
-        if self._searcher is None:
-            self._searcher = Searcher(self.home, self.settings)
-        return self._searcher
+        with self._opening:
+            if self._searcher is None:
+                self._searcher = Searcher(self.home, self.settings)
+            return self._searcher
 
     def collection(self, name: str, key: Key | None) -> Collection:
         """A collection that a key may use: its own, a shared one, or any where keys are not in use.
@@ -132,7 +139,7 @@ class Library:
         """Where a collection's uploads are kept."""
         return self.home.uploads / str(collection.id)
 
-    def unfinished(self) -> list[tuple[str, list[Path]]]:
+    def unfinished(self) -> list[tuple[Collection, list[Path]]]:
         """Collections with the uploads that are not stored yet, or lack vectors."""
         if not any(self.home.uploads.iterdir()):
             return []
@@ -143,12 +150,21 @@ class Library:
             folder = self.folder(collection)
             files = sorted(file for file in folder.glob("[!.]*") if str(file.resolve()) not in done)
             if files:
-                waiting.append((collection.name, files))
+                waiting.append((collection, files))
         return waiting
 
-    def ingest(self, name: str, files: list[Path], watch: Callable[[Event], None]) -> Report:
-        """Read files into a collection. Runs in a thread."""
-        return ingest([glob.escape(str(file)) for file in files], name, self.home, self.settings, watch)
+    def ingest(self, collection: Collection, files: list[Path], watch: Callable[[Event], None]) -> Report:
+        """Read files into a collection. Runs in a thread.
+
+        Raises:
+            RagError: the collection was removed meanwhile; the files go, too, instead of into a new one of that name.
+        """
+        now = self.searcher.store.find(collection.name)
+        if now is None or now.id != collection.id:
+            shutil.rmtree(self.folder(collection), ignore_errors=True)
+            raise CollectionError("the collection was removed before its files were read")
+        names = [glob.escape(str(file)) for file in files]
+        return ingest(names, collection.name, self.home, self.settings, watch, owner=collection.owner)
 
     def find(self, name: str, key: Key | None, query: str, k: int, method: Method, only: Only) -> list[dict[str, Any]]:
         """The hits of a search, of the documents and between the dates that `only` names."""
@@ -180,8 +196,9 @@ def as_api_error(error: GamyeonError) -> ApiError:
 class Grounding:
     """The hook: passages into `call.payload`, a filter for the reply into `call.filters`."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, metrics: Metrics) -> None:
         self._library = library
+        self._metrics = metrics
 
     async def __call__(self, call: Call) -> None:
         assert call.payload is not None
@@ -197,10 +214,14 @@ class Grounding:
         question = standalone(questions, terms)
         if not question:
             return
+        began = monotonic()
         try:
             found, relevant = await asyncio.to_thread(self._library.look_up, question, wanted, call.key)
         except GamyeonError as error:
             raise as_api_error(error) from error
+        call.stages += [("prompt", began), ("retrieval", monotonic())]
+        seconds = self._metrics.labelled(self._metrics.retrieval, call.model.partition("@")[0], str(relevant).lower())
+        seconds.observe(monotonic() - began)
         if not relevant and len(set(found.terms)) < 2:
             return
         passages = [(hit.passage, hit.score) for hit in found.hits]
@@ -250,7 +271,13 @@ def _grounded(messages: list[Any], question: str, context: Context) -> list[Any]
     return made
 
 
+_ASKS_FORM = (
+    "max_completion_tokens", "min_tokens", "tools", "tool_choice", "response_format", "structured_outputs", "logprobs",
+    "top_logprobs",
+)  # fmt: skip
+
+
 def _ask_little(payload: dict[str, Any]) -> None:
-    for name in ("max_completion_tokens", "tools", "tool_choice", "response_format", "logprobs", "top_logprobs"):
+    for name in _ASKS_FORM:
         payload.pop(name, None)
     payload["max_tokens"] = 1

@@ -15,16 +15,20 @@
     ├── RateLimited     429  a limit is reached (Retry-After)
     │   └── Overloaded  429  more requests at work than the gateway takes
     ├── EngineLost      502  the engine went away or broke its word
-    └── EngineNotReady  503  starting or restarting; try again (Retry-After)
+    ├── EngineNotReady  503  starting or restarting; try again (Retry-After)
+    └── DatabaseBusy    503  another process holds the database, or the disk is full (Retry-After)
 
 The shape is `{"error": {"message", "type", "param", "code"}}`
 (https://platform.openai.com/docs/guides/error-codes).
 """
 
 import json
+import logging
 
 from starlette.requests import Request
 from starlette.responses import Response
+
+log = logging.getLogger(__name__)
 
 
 class ApiError(Exception):
@@ -170,6 +174,14 @@ class EngineNotReady(ApiError):
     code = "engine_not_ready"
 
 
+class DatabaseBusy(ApiError):
+    """Another process holds the database, or the disk is full."""
+
+    status = 503
+    type = "server_error"
+    code = "database_busy"
+
+
 async def answer_error(_: Request, error: Exception) -> Response:
     """Starlette's handler for `ApiError`."""
     assert isinstance(error, ApiError)
@@ -184,6 +196,12 @@ async def answer_not_found(request: Request, _: Exception) -> Response:
 async def answer_method(request: Request, _: Exception) -> Response:
     error = MethodNotAllowed(f"{request.method} is not allowed on {request.url.path}")
     return await answer_error(request, error)
+
+
+async def answer_database(request: Request, error: Exception) -> Response:
+    """Nothing was changed; it may be in a moment."""
+    log.warning("the database: %s", error)
+    return await answer_error(request, DatabaseBusy("the database cannot be written now; ask again", retry_after=2))
 
 
 async def answer_crash(request: Request, _: Exception) -> Response:

@@ -53,6 +53,7 @@ class Kept:
     version: int | None
     user: str
     payload: Payload
+    key: str = ""  # of the request; "" where keys are not in use
     at: float = field(default_factory=time.monotonic)
     streaming: bool = False
     status: int = 0
@@ -112,12 +113,17 @@ class Answers:
                 kept.streaming = headers.get(b"content-type", b"").startswith(b"text/event-stream")
             elif kept.status == 200:
                 kept.raw.append(message.get("body", b""))
-                if not message.get("more_body") and (found := _ID.search(b"".join(kept.raw))):
-                    self._keep(found[1].decode(), kept)
+                if not message.get("more_body"):
+                    whole = b"".join(kept.raw)
+                    cut = kept.streaming and b"data: [DONE]" not in whole[-64:]
+                    if not cut and (found := _ID.search(whole)):
+                        self._keep(found[1].decode(), kept)
 
         return watched
 
     def _keep(self, answer: str, kept: Kept) -> None:
+        if (same := self._kept.pop(answer, None)) is not None:  # some engines count their ids anew
+            self._bytes -= same.size
         self._kept[answer] = kept
         self._bytes += kept.size
         oldest = next(iter(self._kept.values()))
@@ -125,10 +131,16 @@ class Answers:
             self._bytes -= self._kept.popitem(last=False)[1].size
             oldest = next(iter(self._kept.values()), kept)
 
-    def get(self, answer: str) -> Kept:
-        """Raises AnswerNotFound: never given here, or too long ago."""
+    def get(self, answer: str, key: str, user: str | None = None) -> Kept:
+        """An answer for whoever got it.
+
+        Raises:
+            AnswerNotFound: never given here, or to another key or user, or too long ago.
+        """
         kept = self._kept.get(answer)
-        if kept is None or time.monotonic() - kept.at > _KEEP_SECONDS:
+        # Ids can be guessed (vLLM makes them of the request's), and consent is for one's own conversation alone.
+        theirs = kept is not None and (kept.key != key or user not in (None, kept.user))
+        if kept is None or theirs or time.monotonic() - kept.at > _KEEP_SECONDS:
             raise AnswerNotFound(f"no answer '{answer[:80]}' here, or its time for feedback is over", param="id")
         return kept
 
@@ -139,36 +151,42 @@ class Answers:
 
 
 def keep_answers(answers: Answers) -> Hook:
-    """A hook that keeps every answer of a persona for feedback."""
+    """A hook that keeps every chat answer of a persona for feedback; nothing is learnt from the other routes."""
 
     async def hook(call: Call) -> None:
         assert call.target
         assert call.target.persona
         assert call.asked is not None
-        kept = Kept(call.target.persona.name, call.target.version, call.user, call.asked, failures=call.drifts)
+        if call.route != "/v1/chat/completions":
+            return
+        persona, key = call.target.persona.name, call.key.id if call.key else ""
+        kept = Kept(persona, call.target.version, call.user, call.asked, key, failures=call.drifts)
         call.wraps.append(lambda send: answers.watch(send, kept))
 
     return hook
 
 
-async def take(word: Word, answers: Answers, store: FeedbackStore) -> Feedback:
+async def take(word: Word, key: str, answers: Answers, store: FeedbackStore) -> Feedback:
     """Store a word on a kept answer: with the conversation, masked, where the user agrees.
 
+    Args:
+        key: the id of the key that the word came with, or "".
+
     Raises:
-        AnswerNotFound: no such answer here any more.
+        AnswerNotFound: no such answer of this key and user here any more.
     """
-    kept = answers.get(word.id)
+    kept = answers.get(word.id, key, word.user)
     content = await asyncio.to_thread(_content, word, kept) if word.consent else None
     feedback = Feedback(
         answer=word.id,
         persona=kept.persona,
         version=kept.version,
-        user=word.user or kept.user,
+        user=kept.user,
         consent=word.consent,
         thumb=word.thumb,
         content=content,
     )
-    store.put(feedback)
+    await asyncio.to_thread(store.put, feedback)
     return feedback
 
 

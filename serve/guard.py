@@ -12,62 +12,29 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from prometheus_client import Counter
 from starlette.types import Send
 
 from personas.language import Sentences, first_drift, judge
 from personas.schema import Guard
 from serve.call import Call, Hook
 from serve.errors import ApiError, EngineLost
+from serve.metrics import Metrics
 from serve.prompt import Payload
-from serve.upstream import Upstream, kept_headers, read_whole, streams
+from serve.steering import COUNTED, added_usage, applies, steered
+from serve.upstream import MAX_EVENT, Upstream, kept_headers, parsed, read_whole, streams
 from serve.wire import Wire
-
-SENTENCES = Counter("gamyeon_guard_sentences", "Sentences that the language guard looked at", ["model", "drift"])
-REPLIES = Counter("gamyeon_guard_replies", "Guarded replies by outcome", ["model", "outcome"])
-
-_STEERING = "중요: 반드시 한국어(한글)로만 답합니다. 영어, 한자, 일본어 문장은 쓰지 않습니다."
-# What the last try may spell: everything but Latin letters, Kana and Chinese characters.
-_HANGUL_ONLY = "[^A-Za-z\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]*"
-_OWN_WAY = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_logprobs", "echo")
-
-
-def applies(guard: Guard | None, path: str, payload: Payload) -> bool:
-    """Whether a reply is guarded: plain chat with one choice."""
-    return (
-        guard is not None
-        and path.endswith("/chat/completions")
-        and payload.get("n") in (None, 1)
-        and not any(payload.get(key) for key in _OWN_WAY)
-    )
-
-
-def steered(payload: Payload, good: str, attempt: int, vllm: bool, spent: int) -> Payload:
-    """The request for another try: it goes on after `good`, more firmly each time."""
-    system, *rest = payload["messages"]
-    made = {**payload, "messages": [{**system, "content": f"{system['content']}\n\n{_STEERING}"}, *rest]}
-    made["temperature"] = min(payload.get("temperature") or 0.7, 0.3)
-    if isinstance(seed := payload.get("seed"), int):
-        made["seed"] = seed + attempt
-    if (limit := payload.get("max_tokens")) is not None:
-        made["max_tokens"] = max(1, limit - spent)
-    if good.strip():
-        made["messages"] = [*made["messages"], {"role": "assistant", "content": good}]
-        if vllm:
-            made |= {"continue_final_message": True, "add_generation_prompt": False}
-    if vllm and attempt > 1:
-        made["structured_outputs"] = {"regex": _HANGUL_ONLY}
-    return made
 
 
 async def _events(wire: Wire) -> AsyncIterator[dict[str, Any]]:
     """The JSON of each event; bytes are put together to whole events before they are decoded."""
     held = b""
     while chunk := await wire.read():
-        *whole, held = (held + chunk).split(b"\n\n")
+        *whole, held = (held + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
+        if len(held) > MAX_EVENT:
+            raise EngineLost("the engine's event does not end")
         for event in whole:
             if event.startswith(b"data: {"):
-                yield json.loads(event[6:])
+                yield parsed(event[6:])
 
 
 @dataclass
@@ -75,25 +42,31 @@ class Guarded:
     """One guarded reply."""
 
     upstream: Upstream
+    metrics: Metrics
     guard: Guard
     call: Call
     vllm: bool = True
     good: str = ""
     spent: int = 0  # tokens of accepted sentences, about: one event of the engine is one token
     _first: dict[str, Any] = field(default_factory=dict)
+    _usage: dict[str, Any] = field(default_factory=dict)  # of this try, as far as it is known
+    _prompt: int = 0  # tokens of the first try's prompt
+    _completion: int = 0  # tokens of the tries before, thrown away or not: they were generated
 
     @property
     def payload(self) -> Payload:
         assert self.call.payload is not None
         return self.call.payload
 
-    @property
-    def _model(self) -> str:
-        return str(self.payload["model"])
+    def _note_sentence(self, drift: str) -> None:
+        self.metrics.labelled(self.metrics.guard_sentences, self.call.model, drift or "none").inc()
+
+    def _note_reply(self, outcome: str) -> None:
+        self.metrics.labelled(self.metrics.guard_replies, self.call.model, outcome).inc()
 
     def _drift(self, sentence: str) -> bool:
         drift = judge(sentence, self.guard.threshold, self._allowed).drift
-        SENTENCES.labels(self._model, drift or "none").inc()
+        self._note_sentence(drift)
         if drift:
             self.call.drifts.append(self.good + sentence)
         return bool(drift)
@@ -104,6 +77,8 @@ class Guarded:
 
     def _body(self, attempt: int) -> bytes:
         made = steered(self.payload, self.good, attempt, self.vllm, self.spent) if attempt else self.payload
+        if self.vllm and made.get("stream"):  # a try that is broken off has no usage event
+            made = {**made, "stream_options": {**(made.get("stream_options") or {}), **COUNTED}}
         return json.dumps(made, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     def _asking(self, attempt: int) -> AbstractAsyncContextManager[Wire]:
@@ -124,28 +99,28 @@ class Guarded:
                     break
                 await self._send_whole(send, status, headers, raw)
                 return
-            answer = json.loads(raw)
+            answer = parsed(raw)
             self._first = self._first or answer
-            total += answer.get("usage", {}).get("completion_tokens", 0)
+            total += (answer.get("usage") or {}).get("completion_tokens", 0)
             text = answer["choices"][0]["message"].get("content") or ""
             before, bad, drift = first_drift(text, self.guard.threshold, self._allowed)
-            SENTENCES.labels(self._model, drift or "none").inc()
+            self._note_sentence(drift)
             if not bad:
                 if attempt:
                     answer["choices"][0]["message"]["content"] = self.good + text
-                    raw = json.dumps({**answer, "id": self._first["id"], "usage": _usage(answer, self._first, total)},
-                                     ensure_ascii=False).encode()  # fmt: skip
-                REPLIES.labels(self._model, "mended" if attempt else "clean").inc()
+                    answer |= {"id": self._first["id"], "usage": added_usage(answer, self._first, total)}
+                    raw = json.dumps(answer, ensure_ascii=False).encode()
+                self._note_reply("mended" if attempt else "clean")
                 await self._send_whole(send, 200, headers, raw)
                 return
             self.call.drifts.append(self.good + before + bad)
             self.good += before
             self.spent = len(self.good)
-        REPLIES.labels(self._model, "cut" if self.good else "fallback").inc()
+        self._note_reply("cut" if self.good else "fallback")
         last = self._first["choices"][0]
         last["message"]["content"] = self.good.rstrip() or self.guard.fallback
         last["finish_reason"] = "stop"
-        self._first["usage"] = _usage(self._first, self._first, total)
+        self._first["usage"] = added_usage(self._first, self._first, total)
         await self._send_whole(send, 200, headers, json.dumps(self._first, ensure_ascii=False).encode())
 
     async def _stream(self, send: Send) -> None:
@@ -162,9 +137,10 @@ class Guarded:
                         self.call.reply.status, self.call.reply.started = wire.status, True
                         await send({"type": "http.response.start", "status": wire.status, "headers": headers})
                     if await self._pass_good(wire, send):
-                        REPLIES.labels(self._model, "mended" if attempt else "clean").inc()
+                        self._note_reply("mended" if attempt else "clean")
                         await self._done(send)
                         return
+                self._next_try()
             await self._give_up(send)
         except ApiError as error:
             if not self.call.reply.started:
@@ -174,15 +150,17 @@ class Guarded:
 
     async def _pass_good(self, wire: Wire, send: Send) -> bool:
         """Send sentences as they become whole and prove good; False at the first that drifts."""
-        splitter, pending = Sentences(), 0
+        splitter, pending, ended = Sentences(), 0, False
         async for event in _events(wire):
             if "error" in event:
                 raise EngineLost(f"the engine broke off: {event['error'].get('message', '')}")
             choice = next(iter(event.get("choices") or []), None)
+            self._count(event, choice)
             if not self._first:
                 self._first = event
             text = choice["delta"].get("content") if choice else None
             ends = choice is not None and choice.get("finish_reason")
+            ended = ended or bool(ends)
             pending += bool(text)
             sentences = splitter.feed(text or "") + (splitter.flush() if ends else [])
             for sentence, code in sentences:
@@ -199,7 +177,23 @@ class Guarded:
                 await self._usage_event(send, event)
             elif not text and event is self._first:
                 await self._event(send, event)  # the role in front
+        if not ended:
+            raise EngineLost("the engine's reply has no end; ask again")
         return True
+
+    def _count(self, event: dict[str, Any], choice: dict[str, Any] | None) -> None:
+        """Note how many tokens this try has had; what an event with text says of it is not for the reader."""
+        usage = event.get("usage") if choice is None else event.pop("usage", None)
+        if isinstance(usage, dict):
+            self._usage = {**self._usage, **usage}
+        elif choice is not None and choice["delta"].get("content"):  # an engine that does not say: an event, a token
+            self._usage["completion_tokens"] = self._usage.get("completion_tokens", 0) + 1
+
+    def _next_try(self) -> None:
+        """Add up what the try that failed has used."""
+        self._prompt = self._prompt or self._usage.get("prompt_tokens", 0)
+        self._completion += self._usage.get("completion_tokens", 0)
+        self._usage = {}
 
     async def _text(self, send: Send, event: dict[str, Any], text: str) -> None:
         choice = {**event["choices"][0], "delta": {"content": text}}
@@ -227,6 +221,12 @@ class Guarded:
         await send({"type": "http.response.body", "body": await self._filtered(b"data: [DONE]\n\n")})
 
     async def _usage_event(self, send: Send, event: dict[str, Any]) -> None:
+        """The usage of the whole reply: the first try's prompt, and what all tries have generated."""
+        if self._completion and isinstance(usage := event.get("usage"), dict):
+            prompt = self._prompt or usage.get("prompt_tokens", 0)
+            completion = self._completion + usage.get("completion_tokens", 0)
+            told = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+            event = {**event, "usage": {**usage, **told}}
         self.call.reply.read_usage(json.dumps(event).encode())
         if not self.call.strip_usage:
             await self._event(send, event)
@@ -243,20 +243,16 @@ class Guarded:
         await send({"type": "http.response.body", "body": body})
 
     async def _give_up(self, send: Send) -> None:
-        REPLIES.labels(self._model, "cut" if self.good else "fallback").inc()
+        self._note_reply("cut" if self.good else "fallback")
         text = "" if self.good else self.guard.fallback
         choice = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
         await self._event(send, {**self._first, "choices": [choice]})
+        if self._completion:
+            await self._usage_event(send, {**self._first, "choices": [], "usage": {}})
         await self._done(send)
 
 
-def _usage(answer: dict[str, Any], first: dict[str, Any], completion: int) -> dict[str, Any]:
-    prompt = first.get("usage", {}).get("prompt_tokens", 0)
-    return {**answer.get("usage", {}), "prompt_tokens": prompt, "completion_tokens": completion,
-            "total_tokens": prompt + completion}  # fmt: skip
-
-
-def guard_replies(upstream: Upstream, vllm: bool) -> Hook:
+def guard_replies(upstream: Upstream, metrics: Metrics, vllm: bool) -> Hook:
     """A hook that lets the guard answer for a persona that asks for it."""
 
     async def hook(call: Call) -> None:
@@ -265,6 +261,6 @@ def guard_replies(upstream: Upstream, vllm: bool) -> Hook:
         assert call.payload is not None
         guard = call.target.persona.guard
         if guard and not call.settled and applies(guard, call.route, call.payload):
-            call.answer = Guarded(upstream, guard, call, vllm).run
+            call.answer = Guarded(upstream, metrics, guard, call, vllm).run
 
     return hook

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from personas.errors import GamyeonError
-from serve.context import Library
+from serve.context import Collection, Library
 from serve.errors import ApiError
 
 log = logging.getLogger(__name__)
@@ -67,10 +67,10 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: deque[Job] = deque(maxlen=_REMEMBERED)
 
-    def start(self, collection: str, files: list[Path]) -> Job:
-        job = Job("ingest-" + uuid.uuid4().hex[:12], collection, [file.name for file in files], self._stopping)
+    def start(self, collection: Collection, files: list[Path]) -> Job:
+        job = Job("ingest-" + uuid.uuid4().hex[:12], collection.name, [file.name for file in files], self._stopping)
         self._known.append(job)
-        task = asyncio.create_task(self._run(job, files))
+        task = asyncio.create_task(self._run(job, collection, files))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return job
@@ -96,11 +96,11 @@ class Jobs:
                 return job
         raise DocumentNotFound("there is no such ingest", param="id")
 
-    async def _run(self, job: Job, files: list[Path]) -> None:
+    async def _run(self, job: Job, collection: Collection, files: list[Path]) -> None:
         async with self._turn:
             job.state = "reading"
             try:
-                await asyncio.to_thread(self._library.ingest, job.collection, files, job.watch)
+                await asyncio.to_thread(self._library.ingest, collection, files, job.watch)
                 job.state = "done"
             except GamyeonError as error:
                 job.state, job.error = "failed", error.message

@@ -32,8 +32,11 @@ class Metrics:
         self.waiting = Gauge("gamyeon_engine_waiting", "Requests in the engine's queue", registry=own)
         self.running = Gauge("gamyeon_engine_running", "Requests that the engine works on", registry=own)
         self.backend = Gauge("gamyeon_backend_in_flight", "Requests at each engine", ["backend"], registry=own)
-        self.guard = Counter(
-            "gamyeon_guard_actions", "What the guard did", ["persona", "stage", "action"], registry=own
+        self.guard_sentences = Counter(
+            "gamyeon_guard_sentences", "Sentences that the language guard looked at", ["model", "drift"], registry=own
+        )
+        self.guard_replies = Counter(
+            "gamyeon_guard_replies", "Guarded replies by outcome", ["model", "outcome"], registry=own
         )
         self.feedback = Counter("gamyeon_feedback", "Thumbs", ["persona", "version", "value"], registry=own)
         self.retrieval = Histogram(

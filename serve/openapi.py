@@ -6,8 +6,14 @@ passed on.
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from serve.access import SCOPES
+from serve.feedback import Word
 from serve.routes.admin import NewKey
+from serve.routes.documents import NewCollection, Question
+from serve.routes.embeddings import Embed
+from serve.routes.versions import Move, ToCanary, ToErase, ToVersion
 
 Json = dict[str, Any]
 _ERROR = {
@@ -128,6 +134,74 @@ def _admin_paths() -> Json:
     }
 
 
+def _post(summary: str, form: type[BaseModel], answer: Json, status: str = "200", **codes: str) -> Json:
+    """A POST of a form; `codes`: what `_404` and others mean here."""
+    more = {"413": "the body is too large", **{code[1:]: text for code, text in codes.items()}, "503": "not now"}
+    body = {"required": True, "content": {"application/json": {"schema": form.model_json_schema()}}}
+    return {"summary": summary, "requestBody": body, "responses": _answers(answer, status, more)}
+
+
+def _in_path(name: str) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _version_paths() -> Json:
+    """Versions of a persona, and what its users thought."""
+    state = {"type": "object", "required": ["persona", "live", "canary", "versions", "history"]}
+    name, none, no = [_in_path("name")], "no such persona or version", "the registry cannot make this move"
+    number = {"in": "query", "required": True, "schema": {"type": "integer", "minimum": 1, "maximum": 999_999}}
+    both = [*name, {"name": "a", **number}, {"name": "b", **number}]
+    one = "/admin/personas/{name}"
+    said = {"type": "object", "required": ["object", "id", "thumb", "conversation_stored"]}
+    erased = {"type": "object", "required": ["deleted", "left"]}
+    return {
+        "/v1/feedback": {
+            "post": _post("A thumb, a correction", Word, said, _404="no such answer of this key and user")
+        },
+        "/admin/feedback/erase": {"post": _post("Everything of a user goes", ToErase, erased)},
+        one: {"get": _get("Versions and history", state, {"404": none}, parameters=name)},
+        one + "/promote": {"post": _post("Make live", ToVersion, state, _404=none, _409=no), "parameters": name},
+        one + "/canary": {"post": _post("To some users", ToCanary, state, _404=none, _409=no), "parameters": name},
+        one + "/rollback": {"post": _post("Undo", Move, state, _404=none, _409=no), "parameters": name},
+        one + "/diff": {"get": _get("What differs", {"type": "object"}, {"404": none}, parameters=both)},
+    }
+
+
+def _document_paths() -> Json:
+    thing, name = {"type": "object", "required": ["object"]}, [_in_path("name")]
+    none, off = {"404": "no such collection, document or ingest"}, {"503": "the document store does not answer"}
+    one = "/v1/collections/{name}"
+    files = {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}
+    upload = {
+        "summary": "Files, read in the background",
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": files}}},
+        "responses": _answers(thing, "202", {**none, **off, "413": "the upload is too large"}),
+    }
+    gone = _answers(None, "204", {**none, **off})
+    document = {"summary": "Remove", "parameters": [*name, _in_path("document")], "responses": gone}
+    return {
+        "/v1/collections": {
+            "get": _get("Collections that the key may use", _list_of(thing), off),
+            "post": _post("A new one", NewCollection, thing, "201", _409="the name is taken"),
+        },
+        one: {
+            "parameters": name,
+            "get": _get("One, with its documents", thing, {**none, **off}),
+            "delete": {"summary": "Remove it with all it holds", "responses": gone},
+        },
+        one + "/documents": {"parameters": name, "post": upload},
+        one + "/documents/{document}": {"delete": document},
+        one + "/ingests/{id}": {
+            "get": _get("How far it is", thing, {**none, **off}, parameters=[*name, _in_path("id")])
+        },
+        one + "/search": {
+            "parameters": name,
+            "post": _post("Passages for a question", Question, _list_of({"type": "object"}), _404="no such collection"),
+        },
+        "/v1/embeddings": {"post": _post("Vectors of texts", Embed, _list_of(thing), _404="no such model")},
+    }
+
+
 def document(names: list[str]) -> Json:
     """The whole document.
 
@@ -138,7 +212,7 @@ def document(names: list[str]) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Gamyeon", "version": "1"},
-        "paths": {**generating, **_own_paths(), **_admin_paths()},
+        "paths": {**generating, **_own_paths(), **_admin_paths(), **_version_paths(), **_document_paths()},
         "security": [{"key": []}],
         "components": {
             "schemas": {"Error": _ERROR},

@@ -7,6 +7,7 @@ least-recently-used cache. A version that is asked for again is found again by t
 import asyncio
 import json
 import logging
+import sqlite3
 import time
 
 from personas.adapters import parse_version_id
@@ -45,5 +46,5 @@ async def sweep(upstream: Upstream, catalog: Catalog) -> None:
                     await read_whole(wire)
                     log.info("%s taken out of the engine: %d", name, wire.status)
                 catalog.used.pop(name, None)
-        except (ApiError, KeyError, ValueError) as error:
+        except (ApiError, KeyError, ValueError, sqlite3.Error) as error:
             log.warning("could not look for unused versions: %s", error)

@@ -6,8 +6,9 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
+import orjson
 from starlette.types import Send
 
 from serve.engine import Engine
@@ -20,7 +21,7 @@ _KEPT = (b"content-type", b"cache-control", b"retry-after")
 _RETRIED = (502, 503)  # an engine that cannot answer now; another one may
 _SHUN_SECONDS = 10.0
 _MAX_WHOLE = 64 * 1024 * 1024
-_MAX_EVENT = 4 * 1024 * 1024
+MAX_EVENT = 4 * 1024 * 1024
 _USAGE = re.compile(rb'"usage":\s*\{[^{}]*"prompt_tokens":\s*(\d+)[^{}]*')
 _COMPLETION = re.compile(rb'"completion_tokens":\s*(\d+)')
 _RESPONSE_USAGE = re.compile(rb'"usage":\s*\{.*?"input_tokens":\s*(\d+).*?"output_tokens":\s*(\d+)', re.DOTALL)
@@ -184,6 +185,19 @@ def kept_headers(wire: Wire) -> list[tuple[bytes, bytes]]:
     return [(name, wire.headers[name]) for name in _KEPT if name in wire.headers]
 
 
+def parsed(data: bytes) -> dict[str, Any]:
+    """An object that the engine sent as JSON.
+
+    Raises:
+        EngineLost: it is not JSON.
+    """
+    try:
+        found: dict[str, Any] = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise EngineLost("the engine sent what is not JSON; ask again") from None
+    return found
+
+
 def streams(wire: Wire) -> bool:
     """Whether a reply is a stream of events."""
     return wire.headers.get(b"content-type", b"").startswith(b"text/event-stream")
@@ -236,7 +250,7 @@ async def read_whole(wire: Wire) -> bytes:
 
 def without_usage(data: bytes) -> bytes:
     """Events without the one that has usage and no choices."""
-    events = data.split(b"\n\n")
+    events = data.replace(b"\r\n", b"\n").split(b"\n\n")
     return b"\n\n".join(e for e in events if not (b'"usage"' in e and re.search(rb'"choices":\s*\[\]', e)))
 
 
@@ -251,7 +265,7 @@ async def _pass_stream(wire: Wire, send: Send, reply: Reply, filters: list[Filte
                 held = b""
             else:
                 at = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
-                if at < 4 and len(data) > _MAX_EVENT:
+                if at < 4 and len(data) > MAX_EVENT:
                     raise EngineLost("the engine's event does not end")
                 data, held = (data[:at], data[at:]) if at >= 4 else (b"", data)
                 if not data:
@@ -261,6 +275,8 @@ async def _pass_stream(wire: Wire, send: Send, reply: Reply, filters: list[Filte
                 reply.read_usage(data)
                 if strip_usage:
                     data = without_usage(data)
+            if filters and b"\r" in data:
+                data = data.replace(b"\r\n", b"\n")  # JSON writes them as escapes
             for each in filters:
                 data = await each.events(data)
             if data:

@@ -161,7 +161,7 @@ class Backend:
 
     def __init__(self, url: str, key: str, connect_seconds: float) -> None:
         parts = urlsplit(url)
-        self.url = url
+        self.url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # shown; may not hold a password
         self._host = parts.hostname or ""
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)

@@ -134,7 +134,7 @@ async def upload(request: Request) -> JSONResponse:
             paths = [await _save(file, folder / name) for file, name in zip(files, names, strict=True)]
     except HTTPException as error:
         raise BadRequest(f"the form cannot be read: {error.detail}") from None
-    job = jobs.start(collection.name, paths)
+    job = jobs.start(collection, paths)
     return JSONResponse({"object": "ingest", **asdict(job)}, 202)
 
 

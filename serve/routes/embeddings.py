@@ -13,6 +13,7 @@ from starlette.routing import Route
 from personas.errors import GamyeonError
 from serve.context import Library, as_api_error
 from serve.errors import BadRequest, ModelNotFound
+from serve.gateway import key_of
 from serve.routes.documents import parsed
 
 _MOST_CHARACTERS = 200_000
@@ -40,9 +41,14 @@ async def embed(request: Request) -> JSONResponse:
     if sum(len(text) for text in texts) > _MOST_CHARACTERS:
         raise BadRequest(f"the texts together may have {_MOST_CHARACTERS} characters", param="input")
     try:
-        vectors, tokens = await asyncio.to_thread(library.embed, texts, asked.input_type == "query")
+        async with library.embedding:
+            vectors, tokens = await asyncio.to_thread(library.embed, texts, asked.input_type == "query")
     except GamyeonError as error:
         raise as_api_error(error) from error
+    key = key_of(request.scope)
+    if key is not None and key.tokens is not None:
+        key.tokens.take(tokens)
+    request.app.state.gamyeon.usage.add(key.id if key else "", name, 0, False, tokens, 0)
     if asked.dimensions not in (None, len(vectors[0])):
         raise BadRequest(f"this model has {len(vectors[0])} dimensions", param="dimensions")
     coded = [_base64(vector) for vector in vectors] if asked.encoding_format == "base64" else vectors

@@ -6,6 +6,7 @@ from starlette.responses import JSONResponse
 
 from serve.errors import BadRequest
 from serve.feedback import Word, take
+from serve.gateway import key_of
 from serve.routes.admin import read_small
 
 
@@ -18,7 +19,11 @@ async def give_feedback(request: Request) -> JSONResponse:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or None
         raise BadRequest(f"{name or 'body'}: {first['msg']}", param=name) from error
-    feedback = await take(word, request.app.state.gamyeon.answers, request.app.state.gamyeon.feedback)
+    state, key = request.app.state.gamyeon, key_of(request.scope)
+    feedback = await take(word, key.id if key else "", state.answers, state.feedback)
+    if word.thumb:
+        version = str(feedback.version or "")
+        state.metrics.labelled(state.metrics.feedback, feedback.persona, version, word.thumb).inc()
     return JSONResponse(
         {
             "object": "feedback",

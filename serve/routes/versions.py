@@ -4,6 +4,8 @@ The gateway has checked the key's scope, or that a program of this machine asks.
 """
 
 import asyncio
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +16,7 @@ from starlette.routing import Route
 
 from personas.adapters import read_manifest, version_id
 from personas.errors import AdapterError, RegistryError
+from personas.registry import Registry
 from personas.versions_cli import differences
 from serve.catalog import Catalog
 from serve.errors import BadRequest, Conflict, ModelNotFound
@@ -24,21 +27,29 @@ _M = TypeVar("_M", bound=BaseModel)
 _Why = Annotated[str, StringConstraints(max_length=500)]
 
 
-class _Move(BaseModel):
+class Move(BaseModel):
+    """The body of `POST /admin/personas/{name}/rollback`."""
+
     model_config = ConfigDict(extra="forbid")
     why: _Why = ""
 
 
-class _User(BaseModel):
+class ToErase(BaseModel):
+    """The body of `POST /admin/feedback/erase`."""
+
     model_config = ConfigDict(extra="forbid")
     user: str = Field(min_length=1, max_length=200)
 
 
-class _ToVersion(_Move):
-    version: int = Field(ge=1)
+class ToVersion(Move):
+    """The body of `POST /admin/personas/{name}/promote`."""
+
+    version: int = Field(ge=1, le=999_999)
 
 
-class _ToCanary(_ToVersion):
+class ToCanary(ToVersion):
+    """The body of `POST /admin/personas/{name}/canary`."""
+
     weight: float = Field(ge=0, le=100, description="percent of the users")
 
 
@@ -76,6 +87,20 @@ def _known(request: Request) -> tuple[Catalog, str]:
     return catalog, catalog.persona(request.path_params["name"]).name
 
 
+async def _move(request: Request, move: Callable[[Registry], object]) -> None:
+    """Make a move in a thread, over a connection of its own: it may have to wait for the database, and replies,
+    which read the registry, must neither wait with it nor see it half done."""
+
+    def work() -> None:
+        with closing(Registry(request.app.state.gamyeon.settings.home.database)) as registry:
+            move(registry)
+
+    try:
+        await asyncio.to_thread(work)
+    except RegistryError as error:
+        raise Conflict(error.message, param="version") from error
+
+
 async def show(request: Request) -> JSONResponse:
     """Live version, canary, versions and history of a persona."""
     return _state(*_known(request))
@@ -83,33 +108,27 @@ async def show(request: Request) -> JSONResponse:
 
 async def promote(request: Request) -> JSONResponse:
     """`{"version": 3, "why": "…"}`: make a version live."""
-    who, move = who_asks(request), await _read(request, _ToVersion)
+    who, move = who_asks(request), await _read(request, ToVersion)
     catalog, persona = _known(request)
     await catalog.check(persona, move.version)
-    catalog.registry.promote(persona, move.version, who, move.why)
+    await _move(request, lambda registry: registry.promote(persona, move.version, who, move.why))
     return _state(catalog, persona)
 
 
 async def canary(request: Request) -> JSONResponse:
     """`{"version": 3, "weight": 10, "why": "…"}`: a share of the users gets a version; weight 0 ends it."""
-    who, move = who_asks(request), await _read(request, _ToCanary)
+    who, move = who_asks(request), await _read(request, ToCanary)
     catalog, persona = _known(request)
     await catalog.check(persona, move.version)
-    try:
-        catalog.registry.canary(persona, move.version, move.weight, who, move.why)
-    except RegistryError as error:
-        raise Conflict(error.message, param="version") from error
+    await _move(request, lambda registry: registry.canary(persona, move.version, move.weight, who, move.why))
     return _state(catalog, persona)
 
 
 async def rollback(request: Request) -> JSONResponse:
     """`{"why": "…"}`: end the canary, else go back to the version before."""
-    who, move = who_asks(request), await _read(request, _Move)
+    who, move = who_asks(request), await _read(request, Move)
     catalog, persona = _known(request)
-    try:
-        catalog.registry.rollback(persona, who, move.why)
-    except RegistryError as error:
-        raise Conflict(error.message) from error
+    await _move(request, lambda registry: registry.rollback(persona, who, move.why))
     return _state(catalog, persona)
 
 
@@ -131,7 +150,7 @@ async def diff(request: Request) -> JSONResponse:
 
 async def erase_feedback(request: Request) -> JSONResponse:
     """`{"user": "…"}`: everything of a user's feedback goes, from the database and from this gateway's memory."""
-    form = await _read(request, _User)
+    form = await _read(request, ToErase)
     request.app.state.gamyeon.answers.forget(form.user)
     deleted, left = await asyncio.to_thread(request.app.state.gamyeon.feedback.erase, form.user)
     return JSONResponse({"deleted": deleted, "left": left})

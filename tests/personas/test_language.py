@@ -111,6 +111,17 @@ def test_a_sentence_without_end_is_cut_at_a_blank() -> None:
     assert all(len(sentence) <= 410 and not sentence.endswith(" ") for sentence, _ in pieces)
 
 
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_the_numbers_of_its_sources_belong_to_a_sentence(size: int) -> None:
+    text = "2년입니다. [1] 6개월입니다. [1, 2] [3] 끝?[4]\n[비고] 없음. [참고] 다음."
+    splitter, found = Sentences(), []
+    for start in range(0, len(text), size):
+        found += splitter.feed(text[start : start + size])
+    assert [sentence.strip() for sentence, _ in [*found, *splitter.flush()]] == [
+        "2년입니다. [1]", "6개월입니다. [1, 2] [3]", "끝?[4]", "[비고] 없음.", "[참고] 다음.",
+    ]  # fmt: skip
+
+
 def test_what_comes_before_the_drift_is_kept() -> None:
     good, bad, kind = first_drift("그래, 알았어. 내일 보자. Then we will talk about it. 끝.", 0.3)
     assert (good, bad, kind) == ("그래, 알았어. 내일 보자.", " Then we will talk about it.", "english")

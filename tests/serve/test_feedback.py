@@ -1,5 +1,6 @@
 """Feedback over HTTP: ids of answers, consent, masking, bounds."""
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import httpx
 import pytest
 from aiohttp import web
 from fixtures_loop import chunk, gateway_over, publish_versions, run, sse
+from gateway_fakes import bearer, make_key
 
 from personas.console import run as run_app
 from personas.feedback_store import FeedbackStore
@@ -124,6 +126,60 @@ def test_failed_answers_are_not_kept(home: Home) -> None:
     run(test)
 
 
+def test_a_word_comes_from_who_got_the_answer(home: Home) -> None:
+    """Ids can be guessed: nobody else may consent to keeping a conversation, or put it under another user."""
+
+    async def test() -> None:
+        mine, other = bearer(make_key(home)), bearer(make_key(home))
+        async with gateway_over(engine) as client:
+            assert (await client.post("/v1/chat/completions", json=ASK, headers=mine)).status_code == 200
+            word = {"id": "chatcmpl-whole", "thumb": "up", "consent": True}
+            for more, headers in (({}, other), ({"user": "u1"}, other), ({"user": "u2"}, mine)):
+                reply = await client.post("/v1/feedback", json=word | more, headers=headers)
+                assert (reply.status_code, reply.json()["error"]["code"]) == (404, "answer_not_found")
+            assert list(FeedbackStore(home.database).all()) == []
+            assert (await client.post("/v1/feedback", json=word | {"user": "u1"}, headers=mine)).status_code == 200
+        (found,) = FeedbackStore(home.database).all(user="u1")
+        assert found.content
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("route", "ask"), [("/v1/completions", {"prompt": "안녕"}), ("/v1/responses", {"input": "안녕"})]
+)
+def test_other_routes_have_no_conversation_to_learn_from(home: Home, route: str, ask: dict[str, str]) -> None:
+    async def other(_: web.Request) -> web.Response:
+        return web.json_response({"id": "cmpl-1", "choices": [{"index": 0, "text": "그래."}], "output": []})
+
+    async def test() -> None:
+        async with gateway_over(other) as client:
+            assert (await client.post(route, json={"model": "ironman", **ask})).status_code == 200
+            word = {"id": "cmpl-1", "thumb": "up", "consent": True}
+            assert (await client.post("/v1/feedback", json=word)).status_code == 404
+
+    run(test)
+
+
+def test_an_answer_that_was_cut_is_not_kept(home: Home) -> None:
+    async def dying(request: web.Request) -> web.StreamResponse:
+        reply = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await reply.prepare(request)
+        await reply.write(sse(chunk("그래,")).removesuffix(b"data: [DONE]\n\n"))
+        await asyncio.sleep(0.1)
+        assert request.transport
+        request.transport.abort()
+        return reply
+
+    async def test() -> None:
+        async with gateway_over(dying) as client:
+            text = (await client.post("/v1/chat/completions", json={**ASK, "stream": True})).text
+            assert "engine_lost" in text
+            assert (await client.post("/v1/feedback", json={"id": "chatcmpl-1", "thumb": "up"})).status_code == 404
+
+    run(test)
+
+
 def kept(size: int, at: float | None = None, user: str = "u") -> Kept:
     made = Kept("ironman", 1, user, {}, raw=[b"x" * size])
     return made if at is None else Kept("ironman", 1, user, {}, at=at, raw=[b"x" * size])
@@ -141,9 +197,13 @@ def test_the_store_is_bounded_in_bytes_and_time() -> None:
     answers._keep("huge", kept(1000))
     assert not answers._kept
     assert answers._bytes == 0
+    for _ in range(9):
+        answers._keep("again", kept(60))  # an engine that counts its ids anew
+    assert (list(answers._kept), answers._bytes) == (["again"], 60)
+    answers.forget("u")
     answers._keep("old", kept(1, at=time.monotonic() - 3601))
     with pytest.raises(AnswerNotFound):
-        answers.get("old")
+        answers.get("old", "")
     answers._keep("mine", kept(1, user="a"))
     answers._keep("theirs", kept(1, user="b"))
     answers.forget("a")

@@ -270,3 +270,11 @@ def test_models_are_personas_versions_and_base(home: Home) -> None:
         assert missing.status_code == 404
 
     run(test)
+
+
+def test_a_password_in_the_engines_address_is_not_shown() -> None:
+    from serve.wire import Backend
+
+    backend = Backend("http://user:hunter2@127.0.0.1:9/x", "", 1)
+    assert backend.url == "http://127.0.0.1:9/x"
+    assert b"hunter2" not in backend.request("/v1/models", b"")

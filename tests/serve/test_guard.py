@@ -10,7 +10,9 @@ import openai
 import pytest
 from aiohttp import web
 from fixtures_loop import chunk, gateway_over, run, sse
+from gateway_fakes import bearer, make_key
 
+from personas.home import Home
 from personas.schema import Guard
 
 ASK: dict[str, Any] = {
@@ -181,7 +183,6 @@ def test_an_openai_client_reads_the_mended_stream() -> None:
 
 def test_guarded_failures_are_kept_for_learning_with_consent(tmp_path: Path) -> None:
     from personas.feedback_store import FeedbackStore
-    from personas.home import Home
 
     async def test() -> None:
         async with gateway_over(Engine(DRIFTS, " 둘째는 밥이야.").answer) as client:
@@ -266,3 +267,106 @@ def test_the_schema_refuses_what_is_no_guard() -> None:
     for wrong in ({"language": "fr"}, {"threshold": 0}, {"tries": 9}, {"typo": 1}):
         with pytest.raises(ValueError):
             Guard.model_validate(wrong)
+
+
+class Counting(Engine):
+    """Says in every event how many tokens it has had, as vLLM does where it is asked for."""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.asked.append(body)
+        reply = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await reply.prepare(request)
+        text, counts = self.texts[min(len(self.asked), len(self.texts)) - 1], body["stream_options"]
+        assert counts == {"include_usage": True, "continuous_usage_stats": True}
+        for number, letter in enumerate(text, 1):
+            usage = {"prompt_tokens": 10 + len(self.asked), "total_tokens": 0, "completion_tokens": number}
+            await reply.write(sse({**chunk(letter), "usage": usage}).removesuffix(b"data: [DONE]\n\n"))
+        await reply.write(sse(chunk("", finish="stop"), {"id": "x", "choices": [], "usage": usage}))
+        return reply
+
+
+@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize("texts", [(DRIFTS, " 둘째는 밥이야."), ("This is all in English. ",)])
+def test_what_failed_tries_generated_is_counted(home: Home, texts: tuple[str, ...], asks: bool) -> None:
+    """A key pays for them: else drifting replies would pass its limits for nothing."""
+    secret = make_key(home, "chat", "admin")
+    # A try ends with the letter that shows its drifting sentence to be whole.
+    tries = [DRIFTS.index("셋째") + 1, len(texts[-1])] if len(texts) > 1 else [len(texts[0])] * 3
+    ask: dict[str, Any] = {**ASK, "stream": True} | ({"stream_options": {"include_usage": True}} if asks else {})
+
+    async def test() -> None:
+        async with gateway_over(Counting(*texts).answer) as client:
+            client.headers.update(bearer(secret))
+            text = (await client.post("/v1/chat/completions", json=ask)).text
+            (used,) = (await client.get("/admin/usage")).json()["data"]
+        assert (used["prompt_tokens"], used["completion_tokens"]) == (11, sum(tries))
+        events = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+        told = [event["usage"] for event in events if "usage" in event]
+        assert told == (
+            [{"prompt_tokens": 11, "total_tokens": 11 + sum(tries), "completion_tokens": sum(tries)}] * asks
+        )
+
+    run(test)
+
+
+def test_both_names_of_the_limit_are_kept_to() -> None:
+    async def test() -> None:
+        engine = Engine(DRIFTS, " 둘째는 밥이야.", size=1)
+        ask = {key: value for key, value in ASK.items() if key != "max_tokens"}
+        async with gateway_over(engine.answer) as client:
+            more = {"max_completion_tokens": 60, "min_tokens": 50, "stream": True}
+            await client.post("/v1/chat/completions", json={**ask, **more})
+        second = engine.asked[1]
+        assert second["max_completion_tokens"] == 60 - len("그래, 들어 봐. 첫째는 잠이야. S")
+        assert "max_tokens" not in second
+        assert "min_tokens" not in second
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [(sse(chunk("그래, 왔구")), "engine_lost"), (b"data: {broken\n\n", "engine_lost"), (b"", "engine_lost")],
+)
+def test_a_stream_without_end_or_sense_gets_an_error_and_no_done(raw: bytes, code: str) -> None:
+    async def engine(_: web.Request) -> web.Response:
+        return web.Response(body=raw, content_type="text/event-stream")
+
+    async def test() -> None:
+        async with gateway_over(engine) as client:
+            text = (await client.post("/v1/chat/completions", json={**ASK, "stream": True})).text
+        assert "[DONE]" not in text
+        assert json.loads(text.strip().split("data: ")[-1])["error"]["code"] == code
+
+    run(test)
+
+
+def test_a_body_that_is_no_json_is_the_engines_fault() -> None:
+    async def engine(_: web.Request) -> web.Response:
+        return web.Response(body=b"{broken", content_type="application/json")
+
+    async def test() -> None:
+        async with gateway_over(engine) as client:
+            reply = await client.post("/v1/chat/completions", json=ASK)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (502, "engine_lost")
+
+    run(test)
+
+
+def test_events_may_end_their_lines_the_other_way() -> None:
+    """sse-starlette, under llama-cpp-python and others, writes CR LF."""
+
+    async def engine(_: web.Request) -> web.Response:
+        usage = {"id": "x", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}}
+        raw = sse(chunk("그래, 왔"), chunk("구나."), chunk(finish="stop"), usage).replace(b"\n", b"\r\n")
+        return web.Response(body=raw, content_type="text/event-stream")
+
+    async def test() -> None:
+        async with gateway_over(engine) as client:
+            text = (await client.post("/v1/chat/completions", json={**ASK, "stream": True})).text
+            events = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+            assert "".join(e["choices"][0]["delta"].get("content") or "" for e in events) == "그래, 왔구나."
+            assert text.endswith("data: [DONE]\n\n")
+
+    run(test)

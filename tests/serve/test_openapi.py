@@ -11,6 +11,9 @@ from pathlib import Path
 from gateway_fakes import bearer, echo, make_key, run, served
 
 from personas.home import Home
+from serve.app import ROUTES
+from serve.openapi import document
+from serve.routes.generate import ROUTES as GENERATING
 
 EXAMPLES = os.environ.get("GAMYEON_FUZZ_EXAMPLES", "30")  # for each operation; 10,000 cases need about 500
 
@@ -43,6 +46,17 @@ def test_schemathesis_finds_no_undeclared_answer(home: Home, tmp_path: Path) -> 
             assert alive.status_code == 200
 
     run(test, 3000)
+
+
+def test_every_route_is_in_the_document() -> None:
+    paths = document(["ironman"])["paths"]
+    written = {(path, method) for path, entry in paths.items() for method in entry if method != "parameters"}
+    served_ = {(path, "post") for path in GENERATING}
+    for route in ROUTES:
+        assert route.methods
+        path = route.path.replace(":path}", "}")
+        served_ |= {(path, method.lower()) for method in route.methods - {"HEAD"}}
+    assert written == served_ - {("/openapi.json", "get")}
 
 
 def test_nul_bytes_everywhere(home: Home) -> None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -11,7 +14,7 @@ from fixtures_loop import gateway_over, publish_versions, run
 
 from personas.home import Home
 from serve.access import KeyStore, Limits
-from serve.sweep import unused
+from serve.sweep import sweep, unused
 
 ADMIN = "/admin/personas/ironman"
 
@@ -54,6 +57,7 @@ def test_moves_over_http(home: Home, tmp_path: Path) -> None:
         ("promote", {"version": 9}, 404),
         ("promote", {"version": "x"}, 400),
         ("promote", {}, 400),
+        ("promote", {"version": 2**70}, 400),
         ("promote", {"version": 2, "typo": 1}, 400),
         ("canary", {"version": 1, "weight": 10}, 409),
         ("canary", {"version": 2, "weight": 110}, 400),
@@ -171,3 +175,55 @@ def test_a_version_asked_for_just_now_is_used(home: Home, tmp_path: Path) -> Non
     loaded = ["gemma-3-270m", "ironman@v1", "ironman@v2", "ironman@v3"]
     assert unused(loaded, catalog, now=120.0) == ["ironman@v3"]
     assert unused(loaded, catalog, now=200.0) == ["ironman@v2", "ironman@v3"]
+
+
+def test_a_locked_database_stops_no_reply(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr("sqlite3.connect", lambda *a, **k: connect(*a, **{**k, "timeout": 1.0}))
+
+    async def test() -> None:
+        publish_versions(home, tmp_path, 2)
+        async with gateway_over(name_of_model) as client:
+            assert await ask(client, "u") == "ironman@v1"
+            with closing(connect(home.database, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                moving = asyncio.create_task(client.post(f"{ADMIN}/promote", json={"version": 2}))
+                await asyncio.sleep(0.1)
+                began = time.monotonic()
+                await ask(client, "u")
+                assert time.monotonic() - began < 0.5
+                refused = await moving
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_busy")
+                assert refused.headers["retry-after"]
+            assert (await client.post(f"{ADMIN}/promote", json={"version": 2})).json()["live"] == 2
+
+    run(test)
+
+
+def test_the_sweep_outlives_a_fault_of_the_database(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.sweep._EVERY_SECONDS", 0.01)
+    looked = 0
+
+    def failing(*_: object) -> list[str]:
+        nonlocal looked
+        looked += 1
+        raise sqlite3.OperationalError("disk I/O error")
+
+    class Fake:
+        own_engine, used, ready = True, {"a": 1.0, "b": 2.0}, True
+        engine: "Fake"
+
+        async def get(self, _: str) -> bytes:
+            return b'{"data": []}'
+
+    async def test() -> None:
+        monkeypatch.setattr("serve.sweep.unused", failing)
+        fake = Fake()
+        fake.engine = fake
+        sweeping = asyncio.create_task(sweep(fake, fake))  # type: ignore[arg-type]
+        await asyncio.sleep(0.2)
+        assert not sweeping.done()
+        assert looked > 1
+        sweeping.cancel()
+
+    run(test)
