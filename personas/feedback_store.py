@@ -34,6 +34,7 @@ class Content(BaseModel):
     answer: str
     reason: str | None = None
     correction: str | None = None
+    grounded: bool = False  # answered from passages, which are not kept: they may be another's
     failures: list[str] = []  # answers that the language guard threw away on the way to this one
 
 

@@ -38,7 +38,7 @@ def _moment(day: date, at: time) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which documents count: by name or source (with `*`), and by the date of the file."""
+    """Which documents count: by name (with `*`), and by the date of the file."""
 
     documents: tuple[str, ...] = ()
     since: date | None = None
@@ -139,9 +139,8 @@ class Searcher:
         clauses: list[str] = ["collection_id = ?"]
         values: list[object] = [collection.id]
         if only.documents:
-            either = " OR ".join("name GLOB ? OR source GLOB ?" for _ in only.documents)
-            clauses.append(f"({either})")
-            values += [name for name in only.documents for _ in range(2)]
+            clauses.append("(" + " OR ".join("name GLOB ?" for _ in only.documents) + ")")
+            values += only.documents
         if only.since:
             clauses.append("modified >= ?")
             values.append(_moment(only.since, time.min))

@@ -59,6 +59,7 @@ class Kept:
     status: int = 0
     raw: list[bytes] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    grounded: bool = False
 
     @property
     def size(self) -> int:
@@ -161,7 +162,12 @@ def keep_answers(answers: Answers) -> Hook:
             return
         persona, key = call.target.persona.name, call.key.id if call.key else ""
         kept = Kept(persona, call.target.version, call.user, call.asked, key, failures=call.drifts)
-        call.wraps.append(lambda send: answers.watch(send, kept))
+
+        def wrap(send: Send) -> Send:
+            kept.grounded = bool(call.filters)  # passages came in by a later hook
+            return answers.watch(send, kept)
+
+        call.wraps.append(wrap)
 
     return hook
 
@@ -198,5 +204,6 @@ def _content(word: Word, kept: Kept) -> Content:
         answer=mask(kept.text()),
         reason=mask(word.reason) if word.reason else None,
         correction=mask(word.correction) if word.correction else None,
+        grounded=kept.grounded,
         failures=[mask(text) for text in kept.failures],
     )

@@ -30,7 +30,6 @@ _SCOPES = (
     ("/admin", "admin"),
     ("/metrics", "admin"),
     ("/v1/collections", "documents"),
-    ("/v1/documents", "documents"),
     ("/v1/embeddings", "documents"),
     ("/v1/models", "any"),
 )

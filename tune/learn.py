@@ -42,7 +42,8 @@ def gather(feedback: Iterable[Feedback], held_out: Iterable[Record]) -> Lessons:
 
     A correction is better than what it corrects; an answer that was liked is better than one to the same conversation
     that was not; an answer is better than what the guard threw away on the way to it. Thumbs that no pair could be
-    made of stay single. Conversations of the held-out set are left out: the gate measures on it.
+    made of stay single. Conversations of the held-out set are left out: the gate measures on it; and answers from
+    documents, as a prompt without its passages would teach to make things up.
     """
     from tune.preference import Judged, Pair
 
@@ -64,6 +65,9 @@ def gather(feedback: Iterable[Feedback], held_out: Iterable[Record]) -> Lessons:
         turns = _turns(word.content)
         if turns is None or turns[0].content in reserved:
             left_out["no conversation" if turns is None else "held-out"] += 1
+            continue
+        if word.content.grounded:
+            left_out["answered from documents"] += 1
             continue
         best = word.content.correction or (word.content.answer if word.thumb != "down" else "")
         for failure in word.content.failures:

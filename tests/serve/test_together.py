@@ -159,6 +159,7 @@ def test_feedback_keeps_what_was_said_and_the_metrics_show_all_three(home: Home)
         assert found.content
         assert found.content.messages == ASK["messages"]  # without the passages, which may be another's
         assert found.content.answer == GOOD + " 배터리는 6개월입니다. [1]"
+        assert found.content.grounded
         assert len(found.content.failures) == 1
         counted = dict(re.findall(r"^(gamyeon_(?:guard|feedback|retrieval)\S*) (\S+)$", shown, re.MULTILINE))
         assert counted['gamyeon_guard_replies_total{model="clerk",outcome="mended"}'] == "1.0"

@@ -59,10 +59,13 @@ def test_what_the_guard_threw_away_is_worse_than_what_it_let_through() -> None:
 def test_what_is_left_out_and_why() -> None:
     no_consent = word(1, thumb="up").model_copy(update={"content": None, "consent": False})
     broken = word(2, thumb="up").model_copy(update={"content": Content(messages=[], answer="답")})
-    lessons = gather(
-        [no_consent, broken, word(3, "시험 문제", thumb="up"), word(4, thumb="up")], [record("시험 문제", "답")]
-    )
-    assert lessons.left_out == {"no consent": 1, "no conversation": 1, "held-out": 1}
+    grounded = Content(messages=[{"role": "user", "content": "보증은?"}], answer="2년입니다. [1]", grounded=True)
+    read = word(5, thumb="up").model_copy(update={"content": grounded})
+    words = [no_consent, broken, word(3, "시험 문제", thumb="up"), word(4, thumb="up"), read]
+    lessons = gather(words, [record("시험 문제", "답")])
+    assert lessons.left_out == {
+        "no consent": 1, "no conversation": 1, "held-out": 1, "answered from documents": 1,
+    }  # fmt: skip
     assert len(lessons.judged) == 1
 
 
