@@ -16,3 +16,9 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
         libc.mallopt(_M_TOP_PAD, 256 * 1024 * 1024)
+
+
+def give_back_memory() -> None:
+    """Hand freed pages back to the kernel after all (malloc_trim(3)), which holes between tensors had kept."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

@@ -29,6 +29,7 @@ from tune.model import add_tokens, load, lora, optimizer_here, precision_here
 from tune.packing import SharedPrefixCollator, can_pack, shared_prefix
 from tune.settings import SftSettings
 from tune.trainer import LabelTrainer, is_zero3, with_adapter
+from tune.watch import Trim
 
 __all__ = ["LabelTrainer", "Trained", "fit", "load", "train"]
 
@@ -204,7 +205,7 @@ def fit(
         data_collator=_collator(model, tokenizer, examples, settings),
         train_dataset=Dataset.from_list(training),
         eval_dataset=Dataset.from_list(validation) if validation else None,
-        callbacks=[StopAtNan(settings), *callbacks],
+        callbacks=[StopAtNan(settings), Trim(), *callbacks],
     )
     before = memory_now()
     with memory_explained(settings), disk_explained(folder):

@@ -9,7 +9,10 @@ import torch
 from transformers import TrainerCallback
 
 from personas.lang import say
+from personas.memory import give_back_memory
 from tune.runs import PROGRESS_FILE, STOP_FILE, Stopped
+
+_TRIM_EVERY = 8  # steps
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -39,6 +42,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 ),
                 f"tune resume {self._run.name}",
             )
+
+
+class Trim(TrainerCallback):  # type: ignore[misc]
+    """Gives freed memory back every few steps, on a CPU: batches differ in length, and what each leaves free seldom
+    fits the next. Measured on 2,124 records of 8 a step: 7.5 GB after 270 steps without.
+    """
+
+    def on_step_end(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
+        if args.device.type == "cpu" and state.global_step % _TRIM_EVERY == 0:
+            give_back_memory()
 
 
 def _agreed(here: bool, device: torch.device) -> bool:
