@@ -122,12 +122,7 @@ def _of_run(run: Path, checkpoint: int | None) -> Adapter:
 def _stored(name: str, home: Home) -> Adapter:
     parsed = parse_version_id(name)
     assert parsed is not None
-    folder = AdapterStore(home.adapters).folder(*parsed)
-    if not folder.is_dir():
-        stored = ", ".join(version_id(*v) for v in AdapterStore(home.adapters).versions()) or say("없음", "none")
-        raise AdapterError(
-            say(f"{name}이(가) 없습니다 (있는 것: {stored})", f"no {name} (stored: {stored})"), "personas ls"
-        )
+    folder = AdapterStore(home.adapters).existing(*parsed)
     return Adapter(name, folder, read_manifest(folder), None, parsed[0])
 
 
