@@ -60,7 +60,7 @@ def ls() -> None:
     from personas.registry import Registry
 
     registry = Registry(Home.from_env().database)
-    table = Table(say("페르소나", "persona"), say("이름", "title"), say("버전", "live"), say("베이스", "base"), say("기록", "records"))
+    table = Table(*say("페르소나 이름 버전 베이스 기록", "persona title live base records").split())
     for name, folder in load_personas().items():
         live = registry.live(name)
         lines = [file for file in folder.data_files if file.suffix == ".jsonl"]

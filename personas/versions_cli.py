@@ -71,7 +71,7 @@ def versions(name: Name) -> None:
 
     home = Home.from_env()
     registry, store = Registry(home.database), AdapterStore(home.adapters)
-    route, table = registry.route(name), Table("", say("버전", "version"), say("만든 때", "made"), "recipe", "scores")
+    route, table = registry.route(name), Table("", *say("버전 시각 방법 점수", "version made recipe scores").split())
     numbers = registry.versions(name)
     if not numbers:
         find_persona(name)  # which says so where it is the name that is wrong

@@ -142,6 +142,15 @@ def test_the_commands(
     assert re.search(r"scores\.loss\W+0\.5\W+1\.0", shown)
 
 
+def test_tables_are_in_the_readers_language(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (("ls",), ("versions", "stark")):
+        assert personas(monkeypatch, "--lang", "ko", *arguments) == 0
+        titles = capsys.readouterr().out.splitlines()[1]
+        assert not re.search("[a-z]", titles), titles
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("promote", "stark@v9"), ("promote", "stark"), ("canary", "stark@v1", "--weight", "10%"), ("versions", "pepper")],
