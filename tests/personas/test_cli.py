@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -126,6 +127,14 @@ def test_debug_shows_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["personas", "--debug", "prepare", "embedded:none"])
     with pytest.raises(BaseModelError):
         run(app)
+
+
+def test_one_warning_of_bitsandbytes_is_dropped(call: Call, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert call("check") == 0
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s", "no kernels")
+    logger.warning("something else")
+    assert caplog.messages == ["something else"]
 
 
 def test_program_help_and_error() -> None:
