@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from personas.schema import EMBEDDED_BASE
+from tune.preset_files import is_embedded
 from tune.settings import load_as
 
 DpoLoss = Literal["sigmoid", "ipo"]
@@ -58,7 +58,7 @@ class PreferenceSettings(BaseModel):
 
 def default_preference_preset(base: str) -> str:
     """Small steps for the embedded base, SPEC's DPO preset for any other."""
-    return "embedded-dpo" if base == EMBEDDED_BASE else "dolly-dpo"
+    return "embedded-dpo" if is_embedded(base) else "dolly-dpo"
 
 
 def load_preference_settings(preset: str, method: Literal["dpo", "kto"], overrides: list[str]) -> PreferenceSettings:

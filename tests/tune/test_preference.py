@@ -157,7 +157,8 @@ def test_presets_and_what_they_contradict() -> None:
         assert load_preference_settings(name, "kto", []).loss == "kto"
         assert preset_text(name).startswith(f"# tune dpo NAME --preset {name}\n# Source: ")
     assert load_preference_settings("dolly-dpo", "dpo", ["loss=ipo", "beta=0.5"]).loss == "ipo"
-    assert default_preference_preset("embedded:gemma-3-270m") == "embedded-dpo"
+    for spec in ("embedded:gemma-3-270m", "embedded:gemma-3-270m#chatml"):
+        assert default_preference_preset(spec) == "embedded-dpo"
     for override in ("loss=kto", "beta=0", "typo=1", "max_length=512", "beta"):
         with pytest.raises(SettingsError):
             load_preference_settings("dolly-dpo", "dpo", [override])

@@ -63,7 +63,16 @@ def test_every_shipped_preset_is_specified_but_the_embedded_one() -> None:
     assert set(SFT) == {*SPECIFIED, "embedded"}
 
 
-@pytest.mark.parametrize(("base", "preset"), [(EMBEDDED_BASE, "embedded"), ("org/name", "persona"), ("/x", "persona")])
+@pytest.mark.parametrize(
+    ("base", "preset"),
+    [
+        (EMBEDDED_BASE, "embedded"),
+        (f"{EMBEDDED_BASE}#chatml", "embedded"),
+        ("org/name", "persona"),
+        ("org/name#solar", "persona"),
+        ("/x", "persona"),
+    ],
+)
 def test_default_preset(base: str, preset: str) -> None:
     assert default_preset(base) == preset
     assert preset in preset_names()
