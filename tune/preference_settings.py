@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tune.preset_files import is_embedded
+from tune.preset_files import is_embedded, preset_values
 from tune.settings import load_as
 
 DpoLoss = Literal["sigmoid", "ipo"]
@@ -67,4 +67,5 @@ def load_preference_settings(preset: str, method: Literal["dpo", "kto"], overrid
     Raises:
         SettingsError: every fault at once, each with its field.
     """
-    return load_as(PreferenceSettings, preset, [*(["method=kto", "loss=kto"] if method == "kto" else []), *overrides])
+    wanted = [*(["method=kto", "loss=kto"] if method == "kto" else []), *overrides]
+    return load_as(PreferenceSettings, preset, preset_values(preset, wanted))

@@ -150,6 +150,15 @@ def test_contradictions_name_both_settings(preset: str, overrides: list[str], fi
     assert all(field in caught.value.message for field in fields)
 
 
+@pytest.mark.parametrize("preset", SFT)
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_a_preset_gives_way_to_the_method_that_is_asked_for(preset: str, method: str) -> None:
+    assert load_settings(preset, [f"method={method}"]).method == method
+    if method == "full":
+        with pytest.raises(SettingsError, match=r"method=full and rank=8"):
+            load_settings(preset, ["method=full", "rank=8"])
+
+
 def test_all_faults_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings("embedded", ["rank=0", "rnak=8", "epochs=-1"])
