@@ -79,7 +79,9 @@ def find_adapter(text: str, home: Home, checkpoint: int | None = None) -> Adapte
 def find_run(text: str, home: Home) -> Path | None:
     """A run's folder by its name below `GAMYEON_HOME/runs` or by its path; None where the text names no run."""
     for folder in (home.runs / text, Path(text).expanduser()):
-        if (folder / "settings.json").is_file() or (folder / "checkpoints").is_dir():
+        # what `tune sft` wrote has settings too, beside its weights
+        has_weights = (folder / CONFIG_FILE).is_file() or (folder / "config.json").is_file()
+        if (folder / "checkpoints").is_dir() or ((folder / "settings.json").is_file() and not has_weights):
             return folder.resolve()
     return None
 

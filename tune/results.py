@@ -50,8 +50,9 @@ def write_result(
         merge(Adapter(run.name, folder, run=run), base, out)
         _write_facts(out, settings, scores)
     else:
+        save_half(trained.model, run / "adapter")  # what the run's name stands for from now on
         with whole_folder(out, 0) as made:
-            save_half(trained.model, made)
+            shutil.copytree(run / "adapter", made, dirs_exist_ok=True)
             _write_facts(made, settings, scores)
     print(_how_to_use(settings, base, out))
 
