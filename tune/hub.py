@@ -20,8 +20,9 @@ from personas.bases import EMBEDDED, EMBEDDED_NAME, Base
 from personas.errors import GamyeonError, PersonaError
 from personas.files import sha256_of
 from personas.lang import say
-from tune.locate import Adapter, lineage, read_json
+from tune.locate import Adapter, lineage
 from tune.pages import render
+from tune.runs import read_json
 
 UPLOADED = ("*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model", "LICENSE*", "NOTICE*", "README.md")
 JSON_FILES = (

@@ -1,6 +1,7 @@
 """What `tune sft` leaves, by every name it has: its folder, its run, a short name."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from personas.adapters import WEIGHTS_FILE
 from personas.console import run
 from personas.home import Home
 from tune.cli import app
-from tune.locate import find_adapter, read_json
+from tune.locate import find_adapter
+from tune.report import read_run
+from tune.runs import RunError, begin, find, find_run, read_json
 
 SETS = {
     "rank": 4, "batch_size": 4, "learning_rate": 0.05, "schedule": "constant", "max_steps": 4, "save_every": 2,
@@ -47,12 +50,30 @@ def test_the_finished_adapter_is_found_by_folder_and_by_run(
     scale = read_json(folder / "run.json")["scores"]["scale"]
     assert scale in (0.5, 0.25)
     finished = (out / WEIGHTS_FILE).read_bytes()
-    for name in (str(out), folder.name, str(folder)):
+    for name in (str(out), folder.name, str(folder), "stark"):
         assert (find_adapter(name, home).folder / WEIGHTS_FILE).read_bytes() == finished
     assert (find_adapter(folder.name, home, 2).folder / WEIGHTS_FILE).read_bytes() != finished  # not scaled
+
+    assert find_adapter("stark", home, 2).folder.name == "checkpoint-2"
+    assert {find_run("stark", home), find(home, "stark"), read_run("stark", home).folder} == {folder}
 
     capsys.readouterr()
     assert tune(monkeypatch, "merge", out, "-o", out.parent / "merged") == 0
     assert f"serve up --base {out.parent / 'merged'}" in capsys.readouterr().out
     assert tune(monkeypatch, "compare", out, "--count", "1", "--max-tokens", "4") == 0
     assert "stark" in capsys.readouterr().out
+
+
+def test_a_run_by_its_short_name(home: Home) -> None:
+    for number, name in enumerate(("stark-aaaaaaaaaa", "stark-dpo-bbbbbbbbbb", "iron-man-cccccccccc")):
+        (home.runs / name).mkdir()
+        (home.runs / name / "settings.json").write_text("{}")
+        begin(home.runs / name, ["sft"], os.getpid())
+        os.utime(home.runs / name / "job.json", (number, number))
+    assert find_run("stark", home) == home.runs / "stark-dpo-bbbbbbbbbb"
+    assert find_run("iron-man", home) == find(home, "iron-man") == home.runs / "iron-man-cccccccccc"
+    assert find_run("iron", home) is None
+    assert find_run(str(home.runs / "stark-aaaaaaaaaa"), home) == home.runs / "stark-aaaaaaaaaa"
+    (home.runs / "stark-aaaaaaaaaa" / "job.json").unlink()
+    with pytest.raises(RunError, match="no run 'stark-aaaaaaaaaa'"):
+        find(home, "stark-aaaaaaaaaa")
