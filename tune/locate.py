@@ -25,7 +25,7 @@ from personas.home import Home
 from personas.lang import say
 from personas.registry import Registry
 from personas.schema import is_name
-from tune.runs import exact_run, find_run, persona_of_run, read_json
+from tune.runs import PROMPT_FILE, exact_run, find_run, persona_of_run, read_json
 
 STATE_FILE = "trainer_state.json"
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -45,6 +45,11 @@ class Adapter:
     def config(self) -> dict[str, Any]:
         """PEFT's settings of it."""
         return dict(json.loads((self.folder / CONFIG_FILE).read_text()))
+
+    @property
+    def system_prompt(self) -> str | None:
+        """The system prompt that it was trained with; None where that was not kept."""
+        return kept_prompt(self.folder, *([self.run] if self.run else []))
 
     @property
     def has_tokenizer(self) -> bool:
@@ -80,6 +85,12 @@ def find_adapter(text: str, home: Home, checkpoint: int | None = None) -> Adapte
     if found.manifest is not None:
         verify_files(found.folder, found.manifest)
     return found
+
+
+def kept_prompt(*folders: Path) -> str | None:
+    """The system prompt that training left in the first of these folders that has one, or None."""
+    files = (folder / PROMPT_FILE for folder in folders)
+    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), None)
 
 
 def checkpoints(run: Path) -> dict[int, Path]:

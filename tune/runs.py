@@ -1,7 +1,7 @@
 """Tuning runs as folders under `GAMYEON_HOME/runs`: who works on one, how far it is, how it ended.
 
 <name>-<key>/  settings.json  job.json (command, process, error)  progress.jsonl (one line a log)  log.txt (detached)
-               checkpoints/   run.json (once it is done)          stop (asked to stop)
+               system_prompt.txt   checkpoints/   run.json (once it is done)   stop (asked to stop)
 """
 
 import json
@@ -28,6 +28,7 @@ from personas.home import Home
 from personas.lang import say
 
 RUN_FILE, JOB_FILE, PROGRESS_FILE, LOG_FILE, STOP_FILE = "run.json", "job.json", "progress.jsonl", "log.txt", "stop"
+PROMPT_FILE = "system_prompt.txt"
 _RUN_NAME = re.compile(r"(-dpo|-kto)?-[^-]*$")  # what comes after the name that a run is for
 State = Literal["running", "stopped", "done", "failed"]
 

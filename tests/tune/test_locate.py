@@ -12,7 +12,7 @@ from personas.adapters import WEIGHTS_FILE
 from personas.console import run
 from personas.home import Home
 from tune.cli import app
-from tune.locate import find_adapter
+from tune.locate import find_adapter, kept_prompt
 from tune.report import read_run
 from tune.runs import RunError, begin, find, find_run, read_json
 
@@ -58,8 +58,17 @@ def test_the_finished_adapter_is_found_by_folder_and_by_run(
     assert {find_run("stark", home), find(home, "stark"), read_run("stark", home).folder} == {folder}
 
     capsys.readouterr()
+    asked: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("tune.compare.ask_models", lambda _speaker, prompt, *_: asked.append(prompt) or [])
+        for name in (out, folder.name, folder / "checkpoints" / "checkpoint-2"):
+            assert tune(patched, "compare", name, "--count", "1") == 0
+        assert tune(patched, "report", "stark", "--samples", "1") == 0
+    assert asked == ["너는 토니"] * 4
+
     assert tune(monkeypatch, "merge", out, "-o", out.parent / "merged") == 0
     assert f"serve up --base {out.parent / 'merged'}" in capsys.readouterr().out
+    assert kept_prompt(out.parent / "merged") == "너는 토니"
     assert tune(monkeypatch, "compare", out, "--count", "1", "--max-tokens", "4") == 0
     assert "stark" in capsys.readouterr().out
 
