@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(help=say("페르소나 이름 (`personas ls`)", "persona name (`personas ls`)"))]
 Data = Annotated[
     list[Path] | None,
-    typer.Option("--data", help=say("JSONL 파일들 (없으면 피드백)", "JSON Lines files; else the feedback")),
+    typer.Option("--data", help=say("선호 데이터 파일들 (없으면 피드백)", "preference data files; else the feedback")),
 ]
 Preset = Annotated[str, typer.Option(help=say("프리셋 이름", "preset name"))]
 Loss = Annotated[str, typer.Option(help="dpo: sigmoid | ipo; kto: kto | apo_zero_unpaired")]
