@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tune.preset_files import is_embedded, preset_values
-from tune.settings import load_as
+from tune.settings import Tracker, load_as
 
 DpoLoss = Literal["sigmoid", "ipo"]
 KtoLoss = Literal["kto", "apo_zero_unpaired"]
@@ -41,7 +41,7 @@ class PreferenceSettings(BaseModel):
     log_every: int = Field(1, ge=1)
     save_every: int = Field(50, ge=1)
     keep: int = Field(2, ge=1, description="checkpoints")
-    report_to: Literal["none", "wandb", "tensorboard"] = "none"
+    tracker: Tracker = "none"
     seed: int = 42
 
     @model_validator(mode="after")

@@ -9,6 +9,8 @@ from tune.preset_files import PRESETS, SettingsError, default_preset, preset_nam
 
 __all__ = ["PRESETS", "SettingsError", "SftSettings", "default_preset", "load_settings", "preset_names"]
 
+Tracker = Literal["none", "tensorboard", "wandb", "trackio"]
+
 
 def unused(method: str) -> tuple[str, ...]:
     """Settings that a method gives no meaning."""
@@ -50,7 +52,7 @@ class Training(BaseModel):
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept, the best among them")
     seed: int = 42
-    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    tracker: Tracker = "none"
 
     def contradictions(self) -> Iterator[str]:
         """Pairs of settings that cannot both be meant."""
