@@ -50,9 +50,12 @@ class Job(BaseModel):
     created: float
     started: datetime
     error: str = ""
+    ended: bool = False  # its work on this run, though the process may live on with another (`tune learn`)
 
     @property
     def alive(self) -> bool:
+        if self.ended:
+            return False
         try:
             process = psutil.Process(self.pid)
             return process.create_time() == self.created and process.status() != psutil.STATUS_ZOMBIE
@@ -163,14 +166,16 @@ def working(run: Path, argv: list[str]) -> Iterator[None]:
     job = begin(run, argv, os.getpid())
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, lambda *_: (run / STOP_FILE).touch()) if in_main else None
+    failure = ""
     try:
         yield
     except Stopped:
         raise
     except Exception as error:
-        _write(run, job.model_copy(update={"error": str(error) or type(error).__name__}))
+        failure = str(error) or type(error).__name__
         raise
     finally:
+        _write(run, job.model_copy(update={"error": failure, "ended": True}))
         (run / STOP_FILE).unlink(missing_ok=True)
         if in_main:
             signal.signal(signal.SIGTERM, before)

@@ -20,7 +20,10 @@ from personas.registry import Registry
 from tune.cli import app
 from tune.data import DataError, read_records
 from tune.learn import gather
+from tune.locate import find_adapter, kept_prompt
 from tune.preference_data import read_judged, read_pairs
+from tune.report import read_run
+from tune.runs import all_runs, find, locked, read_job, state
 
 
 def word(number: int, prompt: str = "뭐 해?", thumb: str | None = None, **content: Any) -> Feedback:
@@ -188,7 +191,31 @@ def test_feedback_becomes_a_live_version_or_is_kept(
     assert "고친 답 1" in shown
     assert AdapterStore(home.adapters).versions() == []
 
+    detached: list[tuple[Path, list[str]]] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("tune.runs.detach", lambda run, argv: detached.append((run, argv)))
+        assert tune(patched, "learn", "stark", "--preset", "embedded-dpo", *_STEPS, "--detach") == 0
+    ((dpo, argv),) = detached
+    assert argv == ["learn", "stark", "--preset", "embedded-dpo", *_STEPS]
+    assert "tune log stark-dpo-" in capsys.readouterr().out
+    with locked(home, "stark"):
+        assert tune(monkeypatch, "learn", "stark", "--preset", "embedded-dpo", *_STEPS) == 1
+    assert "is being tuned already" in capsys.readouterr().err
+
     assert tune(monkeypatch, "learn", "stark", "--preset", "embedded-dpo", *_STEPS) == 0
+    kto = find(home, "stark")
+    assert [state(one) for one in all_runs(home)] == ["done", "done"]
+    assert all_runs(home) == [dpo, kto]
+    assert [read_job(one).argv for one in (dpo, kto)] == [  # type: ignore[union-attr]
+        ["learn", "stark", "--preset", "embedded-dpo", *_STEPS],
+        ["kto", "stark", "--preset", "embedded-dpo", *_STEPS],
+    ]
+    for made in (dpo, kto):
+        told = read_run(made.name, home)
+        assert (told.persona, told.steps, told.record["records"]) == ("stark", 2, 3 if made == dpo else 4)
+        assert told.memory is not None
+        assert kept_prompt(made) == "너는 토니"
+        assert find_adapter(made.name, home).folder == made / "adapter"
     registry = Registry(home.database)
     assert registry.live("stark") == 2  # DPO on pairs, then KTO on single thumbs from there
     manifests = [read_manifest(AdapterStore(home.adapters).folder("stark", v)) for v in (1, 2)]
@@ -217,3 +244,19 @@ def test_feedback_becomes_a_live_version_or_is_kept(
     assert registry.live("stark") == 4
     assert "--force, against the gate: korean" in registry.history("stark")[-1].why
     assert tune(monkeypatch, "kto", "stark", "--loss", "ipo") == 1
+
+
+def test_what_cannot_be_learnt_is_told_with_a_way_out(
+    tiny_source: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GAMYEON_PERSONAS", str(tmp_path / "personas"))
+    persona_folder(tmp_path / "personas", tiny_source, _OPEN)
+    for command in ("learn", "dpo", "kto"):
+        assert tune(monkeypatch, command, "stark") == 1
+        error = capsys.readouterr().err
+        assert "there is nothing to learn from\n→ serve up --page: " in error
+        assert "tune dpo stark --data FILE" in error
+    FeedbackStore(home.database).put(word(1, correction="고친 답"))
+    assert tune(monkeypatch, "learn", "stark", "--tracker", "trackio") == 1
+    assert "tracker=trackio is not installed\n→ uv pip install trackio" in capsys.readouterr().err
+    assert list(home.runs.iterdir()) == []
