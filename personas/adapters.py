@@ -82,6 +82,22 @@ class AdapterStore:
     def folder(self, persona: str, version: int) -> Path:
         return self.root / version_id(persona, version)
 
+    def existing(self, persona: str, version: int) -> Path:
+        """A version's folder.
+
+        Raises:
+            AdapterError: not in the store; says what is.
+        """
+        folder = self.folder(persona, version)
+        if not folder.is_dir():
+            name = folder.name
+            stored = ", ".join(version_id(*v) for v in self.versions()) or say("없음", "none")
+            raise AdapterError(
+                say(f"{name}이(가) 없습니다 (있는 것: {stored})", f"no {name} (stored: {stored})"),
+                f"personas versions {persona}",
+            )
+        return folder
+
     def versions(self, persona: str | None = None) -> list[tuple[str, int]]:
         """Every whole (persona, version) in the store, in order."""
         found = [parse_version_id(p.name) for p in self.root.iterdir() if (p / MANIFEST_FILE).is_file()]

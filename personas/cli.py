@@ -1,5 +1,7 @@
 """`personas`: list, check, make and prepare."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +11,7 @@ from personas.console import make_app, run
 from personas.errors import PersonaError
 from personas.home import Home
 from personas.lang import say
-from personas.loader import SETTINGS_FILE, load_personas, personas_root
+from personas.loader import EVAL_FILE, SETTINGS_FILE, load_personas, personas_root
 from personas.schema import is_name
 from personas.versions_cli import mount
 
@@ -31,10 +33,22 @@ sampling:
   repetition_penalty: 1.1
   max_tokens: 200
 """
-_EXAMPLE = (
-    '{"category": "small_talk", "messages": [{"role": "user", "content": "안녕하세요"}, '
-    '{"role": "assistant", "content": "안녕하세요, 반가워요!"}]}\n'
+_EXAMPLES = (("안녕하세요", "안녕하세요, 반가워요!"),)
+_HELD_OUT = (
+    ("오늘 기분이 어때요?", "좋아요! 당신의 하루는 어땠는지 궁금하네요."),
+    ("요즘 잠을 잘 못 자요.", "많이 피곤하시겠어요. 자기 전에는 화면을 멀리하고 조명을 어둡게 해 보세요."),
+    ("주말에 뭘 하면 좋을까요?", "날씨가 좋으면 가까운 공원을 걸어 보는 건 어떨까요?"),
+    ("고마워요.", "별말씀을요. 또 필요하면 불러 주세요."),
 )
+
+
+def _lines(talks: Iterable[tuple[str, str]]) -> str:
+    """Records of one question and one answer, as JSON Lines."""
+    records = [
+        {"category": "small_talk", "messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in talks
+    ]
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 @app.command(help=say("페르소나와 지금 버전을 보입니다", "List personas and their live versions"))
@@ -46,7 +60,7 @@ def ls() -> None:
     from personas.registry import Registry
 
     registry = Registry(Home.from_env().database)
-    table = Table("name", say("이름", "title"), say("버전", "live"), say("베이스", "base"), say("기록", "records"))
+    table = Table(*say("페르소나 이름 버전 베이스 기록", "persona title live base records").split())
     for name, folder in load_personas().items():
         live = registry.live(name)
         lines = [file for file in folder.data_files if file.suffix == ".jsonl"]
@@ -79,9 +93,16 @@ def new(name: Annotated[str, typer.Argument(help=say("소문자, 숫자, -", "lo
         )
     (folder / "data").mkdir(parents=True)
     (folder / SETTINGS_FILE).write_text(_NEW.format(name=name), encoding="utf-8")
-    (folder / "data" / "examples.jsonl").write_text(_EXAMPLE, encoding="utf-8")
+    (folder / "data" / "examples.jsonl").write_text(_lines(_EXAMPLES), encoding="utf-8")
+    (folder / EVAL_FILE).write_text(_lines(_HELD_OUT), encoding="utf-8")
     print(f"✓ {folder}")
-    print(f"→ {SETTINGS_FILE}, data/examples.jsonl → tune persona {name}")
+    print(f"→ {SETTINGS_FILE}, data/examples.jsonl, {EVAL_FILE} → tune persona {name}")
+    print(
+        say(
+            f"{EVAL_FILE}의 질문은 학습 데이터와 겹치지 않게 바꿔 쓰세요. 관문이 이것으로 잽니다",
+            f"replace the questions in {EVAL_FILE} by ones that are not trained on: the gate measures with them",
+        )
+    )
 
 
 @app.command(

@@ -1,5 +1,6 @@
 """What the command lines share: options, and errors as two lines with a non-zero exit; a traceback with `--debug`."""
 
+import logging
 import sys
 from typing import Annotated
 
@@ -31,8 +32,18 @@ def make_app(help_text: str) -> typer.Typer:
     return app
 
 
+def hush_bitsandbytes() -> None:
+    """Drop one warning of bitsandbytes: it asks for a package that only makes its 4-bit products faster.
+
+    It is given whenever TRL or PEFT is loaded on a CPU with AVX-512 BF16, whether anything is in 4 bits or not.
+    """
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.addFilter(lambda record: "gemm_4bit_forward" not in str(record.msg))
+
+
 def run(app: typer.Typer) -> None:
     """Run the program; our errors become a message and the next command, exit code 1."""
+    hush_bitsandbytes()
     try:
         app()
     except GamyeonError as error:

@@ -13,6 +13,7 @@ from personas.lang import say
 from personas.schema import Persona
 
 SETTINGS_FILE = "persona.yaml"
+EVAL_FILE = "eval.jsonl"
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 
@@ -31,7 +32,7 @@ class PersonaFolder:
     @property
     def eval_file(self) -> Path:
         """Held-out records."""
-        return self.path / "eval.jsonl"
+        return self.path / EVAL_FILE
 
     @property
     def shipped_adapter(self) -> Path:

@@ -10,6 +10,7 @@ from personas.adapters import AdapterStore, Manifest, parse_version_id, read_man
 from personas.errors import RegistryError
 from personas.home import Home
 from personas.lang import say
+from personas.loader import find_persona
 from personas.registry import Registry
 
 Name = Annotated[str, typer.Argument(help=say("페르소나 이름", "persona name"))]
@@ -58,7 +59,7 @@ def checked(name: str, store: AdapterStore) -> tuple[str, int]:
         AdapterError: not in the store, or damaged.
     """
     persona, version = parse_version(name)
-    folder = store.folder(persona, version)
+    folder = store.existing(persona, version)
     verify_files(folder, read_manifest(folder))
     return persona, version
 
@@ -70,9 +71,10 @@ def versions(name: Name) -> None:
 
     home = Home.from_env()
     registry, store = Registry(home.database), AdapterStore(home.adapters)
-    route, table = registry.route(name), Table("", say("버전", "version"), say("만든 때", "made"), "recipe", "scores")
+    route, table = registry.route(name), Table("", *say("버전 시각 방법 점수", "version made recipe scores").split())
     numbers = registry.versions(name)
     if not numbers:
+        find_persona(name)  # which says so where it is the name that is wrong
         raise RegistryError(say(f"{name}: 버전이 없습니다", f"{name}: no version"), f"tune persona {name}")
     for version in numbers:
         mark = {route.live: "●", route.canary: f"◐ {route.weight:g}%"}.get(version, "")
@@ -142,7 +144,7 @@ def diff(a: Version, b: Version) -> None:
     from rich.table import Table
 
     store = AdapterStore(Home.from_env().adapters)
-    manifests = [read_manifest(store.folder(*parse_version(name))) for name in (a, b)]
+    manifests = [read_manifest(store.existing(*parse_version(name))) for name in (a, b)]
     table = Table("", a, b)
     for key, values in differences(*manifests).items():
         table.add_row(key, *("-" if value is None else str(value)[:60] for value in values))

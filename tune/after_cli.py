@@ -47,7 +47,7 @@ def merge(
     print(
         f"✓ {out} " + say(f"(로짓의 상대 차이 {difference:.1e})", f"(relative difference of logits {difference:.1e})")
     )
-    print(f"→ tune publish {out} --repo org/name | vllm serve {out}")
+    print(f"→ tune publish {out} --repo org/name | serve up --base {out}")
 
 
 def publish(

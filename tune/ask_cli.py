@@ -74,6 +74,12 @@ def _persona(name: str) -> "PersonaFolder | None":
         return None
 
 
+def _prompt(kept: str | None, persona: "PersonaFolder | None") -> str:
+    """The system prompt: that of the training where it was kept, or else the persona's, or none."""
+    own = persona.persona.system_prompt if persona else ""
+    return own if kept is None else kept
+
+
 def _ask(
     adapter: "Adapter", persona: "PersonaFolder | None", questions: list[str], knobs: "Knobs", home: "Home", base: str
 ) -> "list[Pair]":
@@ -89,8 +95,7 @@ def _ask(
     from tune.generate import load_speaker
 
     speaker = load_speaker(prepared, adapter)
-    prompt = persona.persona.system_prompt if persona else ""
-    pairs = ask_models(speaker, prompt, questions, knobs)
+    pairs = ask_models(speaker, _prompt(adapter.system_prompt, persona), questions, knobs)
     return list(track(pairs, description=say("묻는 중", "asking"), total=len(questions)))
 
 
@@ -165,26 +170,25 @@ def chat(
     """Talk to ADAPTER, or to a merged model's FOLDER, in the terminal; replies appear as they are written."""
     from personas.home import Home
     from personas.memory import keep_freed_memory
-    from tune.locate import base_of, find_adapter
+    from tune.locate import base_of, find_adapter, kept_prompt
 
     home, folder = Home.from_env(), Path(name).expanduser()
     keep_freed_memory()
     knobs = _knobs(temperature, top_p, top_k, repetition_penalty, max_tokens, 0)
-    persona = None
     if (folder / "config.json").is_file():
         offline()
         from tune.generate import load_folder
 
-        speaker = load_folder(folder)
+        speaker, prompt = load_folder(folder), kept_prompt(folder) or ""
     else:
         adapter = find_adapter(name, home, checkpoint)
-        persona = _persona(adapter.persona)
+        prompt = _prompt(adapter.system_prompt, _persona(adapter.persona))
         prepared = base_of(adapter, home, base)
         offline()
         from tune.generate import load_speaker
 
         speaker = load_speaker(prepared, adapter)
-    _talk(speaker, persona.persona.system_prompt if persona else "", knobs)
+    _talk(speaker, prompt, knobs)
 
 
 def _talk(speaker: Any, system_prompt: str, knobs: "Knobs") -> None:

@@ -67,7 +67,7 @@ def _blend_config(file: Path, out: Path, mix: Any) -> None:
 
 def _are_adapters(names: list[str], home: "Home") -> bool:
     """Whether the names are adapters: no folder among them is a whole model."""
-    from tune.locate import find_run
+    from tune.runs import find_run
 
     return not any(
         (Path(name).expanduser() / "config.json").is_file() or ("/" in name and find_run(name, home) is None)

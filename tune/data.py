@@ -48,7 +48,9 @@ def read_records(files: list[Path], note: Callable[[str], None] = _tell) -> list
     for text in source.notes:
         note(text)
     if faults:
-        raise DataError("\n".join(faults), say("이 줄들을 고치세요", "mend these lines"))
+        there = all(file.exists() for file in files)
+        mend = say("이 줄들을 고치세요", "mend these lines") if there else say("경로를 확인하세요", "check the path")
+        raise DataError("\n".join(faults), mend)
     if not records:
         named = ", ".join(map(str, files)) or "data/"
         raise DataError(say(f"학습 데이터가 비어 있습니다: {named}", f"no training data: {named}"))

@@ -1,25 +1,26 @@
 """Direct preference optimisation on pairs (Rafailov et al., 2023), or IPO's loss (Azar et al., 2023), by TRL."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from personas.bases import Base
-from tune.faults import StopAtNan, memory_explained
+from tune.faults import StopAtNan
 from tune.preference import (
     CachedReferences,
     Pair,
     Preferred,
     check_length,
-    finish,
+    fit,
     load_policy,
     split_ids,
     trainer_options,
 )
 from tune.preference_settings import PreferenceSettings
-from tune.sft import _last_checkpoint
 
 
 class _Trainer(CachedReferences, DPOTrainer):  # type: ignore[misc]
@@ -39,6 +40,7 @@ def train_dpo(
     system_prompt: str,
     settings: PreferenceSettings,
     folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Preferred:
     """Train an adapter to prefer `chosen` over `rejected`.
 
@@ -49,6 +51,7 @@ def train_dpo(
         system_prompt: put in front of each conversation, as when served.
         settings: the resolved recipe.
         folder: for checkpoints and reference log-probabilities; what is there is gone on from.
+        callbacks: told of every step and log.
 
     Raises:
         DataError: a pair longer than the settings allow.
@@ -69,8 +72,6 @@ def train_dpo(
         args=DPOConfig(**trainer_options(settings, folder), loss_type=[settings.loss]),
         train_dataset=dataset,
         eval_dataset=dataset,
-        callbacks=[StopAtNan(settings)],
+        callbacks=[StopAtNan(settings), *callbacks],
     )
-    with memory_explained(settings):
-        result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-        return finish(trainer, "dpo", result)
+    return fit(trainer, "dpo", settings, folder)

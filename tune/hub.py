@@ -20,8 +20,9 @@ from personas.bases import EMBEDDED, EMBEDDED_NAME, Base
 from personas.errors import GamyeonError, PersonaError
 from personas.files import sha256_of
 from personas.lang import say
-from tune.locate import Adapter, lineage, read_json
+from tune.locate import Adapter, kept_prompt, lineage
 from tune.pages import render
+from tune.runs import read_json
 
 UPLOADED = ("*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model", "LICENSE*", "NOTICE*", "README.md")
 JSON_FILES = (
@@ -67,9 +68,11 @@ def of_adapter(adapter: Adapter, base: Base) -> Source:
 
     facts = lineage(adapter, base)
     try:
-        prompt = find_persona(adapter.persona).persona.system_prompt if adapter.persona else ""
+        own = find_persona(adapter.persona).persona.system_prompt if adapter.persona else ""
     except PersonaError:
-        prompt = ""
+        own = ""
+    kept = adapter.system_prompt
+    prompt = own if kept is None else kept
     base_id = hub_id(facts["base"]["spec"])
     config = {**adapter.config, "base_model_name_or_path": base_id}
     template = base.path / "chat_template.jinja"
@@ -91,7 +94,10 @@ def of_folder(folder: Path) -> Source:
         raise HubError(say(f"{folder}: safetensors 가중치가 없습니다", f"{folder}: no weights in safetensors"))
     facts = read_json(folder / "lineage.json")
     base = dict(facts.get("base") or {})
-    return Source(folder, folder.name, facts.get("kind", "model"), hub_id(str(base.get("spec", ""))), facts)
+    return Source(
+        folder, folder.name, facts.get("kind", "model"), hub_id(str(base.get("spec", ""))), facts,
+        system_prompt=kept_prompt(folder) or "",
+    )  # fmt: skip
 
 
 def guess_licence(base_id: str) -> str:

@@ -1,27 +1,28 @@
 """Kahneman-Tversky optimisation on single thumbs (Ethayarajh et al., 2024), by TRL."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import KTOConfig, KTOTrainer
 
 from personas.bases import Base
 from personas.lang import say
 from tune.data import DataError
-from tune.faults import StopAtNan, memory_explained
+from tune.faults import StopAtNan
 from tune.preference import (
     CachedReferences,
     Judged,
     Preferred,
     check_length,
-    finish,
+    fit,
     load_policy,
     split_ids,
     trainer_options,
 )
 from tune.preference_settings import PreferenceSettings
-from tune.sft import _last_checkpoint
 
 
 class _Trainer(CachedReferences, KTOTrainer):  # type: ignore[misc]
@@ -50,6 +51,7 @@ def train_kto(
     system_prompt: str,
     settings: PreferenceSettings,
     folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Preferred:
     """Train an adapter towards liked answers and away from disliked ones; arguments and errors as `train_dpo`'s.
 
@@ -76,8 +78,6 @@ def train_kto(
         args=KTOConfig(**trainer_options(settings, folder), loss_type=settings.loss, **weights),
         train_dataset=dataset,
         eval_dataset=dataset,
-        callbacks=[StopAtNan(settings)],
+        callbacks=[StopAtNan(settings), *callbacks],
     )
-    with memory_explained(settings):
-        result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
-        return finish(trainer, "kto", result)
+    return fit(trainer, "kto", settings, folder)

@@ -25,6 +25,7 @@ from personas.home import Home
 from personas.lang import say
 from personas.registry import Registry
 from personas.schema import is_name
+from tune.runs import PROMPT_FILE, exact_run, find_run, persona_of_run, read_json
 
 STATE_FILE = "trainer_state.json"
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -46,12 +47,20 @@ class Adapter:
         return dict(json.loads((self.folder / CONFIG_FILE).read_text()))
 
     @property
+    def system_prompt(self) -> str | None:
+        """The system prompt that it was trained with; None where that was not kept."""
+        return kept_prompt(self.folder, *([self.run] if self.run else []))
+
+    @property
     def has_tokenizer(self) -> bool:
         return (self.folder / TOKENIZER_FILE).is_file()
 
 
 def find_adapter(text: str, home: Home, checkpoint: int | None = None) -> Adapter:
-    """What `text` names: `ironman@v1`, `ironman` (the live version), a run or its folder, a checkpoint, a PEFT folder.
+    """What `text` names: `ironman@v1`, `ironman` (the live version), a run, a checkpoint, a PEFT folder.
+
+    A run goes by its name, its folder, or the name that it was made for: the last one of a persona without a live
+    version, or of an output folder that is not there (any more).
 
     Args:
         checkpoint: the step of a run's checkpoint; the run's finished adapter, or else its best checkpoint, if None.
@@ -59,15 +68,17 @@ def find_adapter(text: str, home: Home, checkpoint: int | None = None) -> Adapte
     Raises:
         AdapterError: nothing of that name, no such checkpoint, or not a whole LoRA adapter in safetensors.
     """
-    run = find_run(text, home)
+    run = exact_run(text, home) if checkpoint is None else find_run(text, home)
     if checkpoint is not None and run is None:
-        raise AdapterError(say(f"{text}은(는) 실행이 아닙니다", f"{text} is not a run"), "ls $GAMYEON_HOME/runs")
+        raise AdapterError(say(f"{text}은(는) 실행이 아닙니다", f"{text} is not a run"), "tune runs")
     if run is not None:
         found = _of_run(run, checkpoint)
     elif parse_version_id(text) is not None:
         found = _stored(text, home)
     elif is_name(text) and (live := Registry(home.database).live(text)) is not None:
         found = _stored(version_id(text, live), home)
+    elif not Path(text).expanduser().is_dir() and (run := find_run(text, home)) is not None:
+        found = _of_run(run, None)
     else:
         found = _of_folder(Path(text).expanduser())
     check_weights(found.folder)
@@ -76,28 +87,16 @@ def find_adapter(text: str, home: Home, checkpoint: int | None = None) -> Adapte
     return found
 
 
-def find_run(text: str, home: Home) -> Path | None:
-    """A run's folder by its name below `GAMYEON_HOME/runs` or by its path; None where the text names no run."""
-    for folder in (home.runs / text, Path(text).expanduser()):
-        if (folder / "settings.json").is_file() or (folder / "checkpoints").is_dir():
-            return folder.resolve()
-    return None
+def kept_prompt(*folders: Path) -> str | None:
+    """The system prompt that training left in the first of these folders that has one, or None."""
+    files = (folder / PROMPT_FILE for folder in folders)
+    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), None)
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
     """A run's whole checkpoints by step, oldest first."""
     found = {int(p.name.rpartition("-")[2]): p for p in (run / "checkpoints").glob("checkpoint-[0-9]*")}
     return {step: found[step] for step in sorted(found) if (found[step] / STATE_FILE).is_file()}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty where there is no such file."""
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-
-
-def persona_of_run(run: Path) -> str:
-    """The persona that a run is for: from its record, or else from its name `<persona>-<hash>`."""
-    return str(read_json(run / "run.json").get("persona") or run.name.rpartition("-")[0])
 
 
 def _of_run(run: Path, checkpoint: int | None) -> Adapter:
@@ -122,12 +121,7 @@ def _of_run(run: Path, checkpoint: int | None) -> Adapter:
 def _stored(name: str, home: Home) -> Adapter:
     parsed = parse_version_id(name)
     assert parsed is not None
-    folder = AdapterStore(home.adapters).folder(*parsed)
-    if not folder.is_dir():
-        stored = ", ".join(version_id(*v) for v in AdapterStore(home.adapters).versions()) or say("없음", "none")
-        raise AdapterError(
-            say(f"{name}이(가) 없습니다 (있는 것: {stored})", f"no {name} (stored: {stored})"), "personas ls"
-        )
+    folder = AdapterStore(home.adapters).existing(*parsed)
     return Adapter(name, folder, read_manifest(folder), None, parsed[0])
 
 

@@ -2,6 +2,7 @@
 
 import getpass
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from personas.registry import Registry
 from personas.schema import Persona
 from tune.data import DataError, Record, read_records
 from tune.preference_settings import PreferenceSettings
+from tune.recipe import refuse_missing_tracker
+from tune.runs import PROMPT_FILE, RUN_FILE
 
 if TYPE_CHECKING:
     from tune.gate import Measured, Verdict
@@ -32,92 +35,116 @@ class Outcome:
     live: bool
 
 
-def improve(
-    folder: PersonaFolder,
-    records: "list[Pair] | list[Judged]",
-    settings: PreferenceSettings,
-    home: Home,
-    *,
-    start: Path | None = None,
-    force: bool = False,
-) -> Outcome:
-    """Train on preferences from the live version, publish the candidate, and let it live if the gate lets it.
+@dataclass(frozen=True)
+class Improvement:
+    """Everything that training on preferences needs, checked; `run` is its folder.
 
-    Args:
-        folder: the persona.
+    Attributes:
         records: pairs for DPO, judged answers for KTO, as the settings say.
-        settings: the resolved recipe.
-        home: the state folder.
-        start: another adapter to begin from than the live version's.
-        force: go live whatever the gate says; the history records it.
+        start: the live version's adapter, or None.
     """
+
+    folder: PersonaFolder
+    base: Base
+    records: "list[Pair] | list[Judged]"
+    start: Path | None
+    settings: PreferenceSettings
+    run: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.persona.name
+
+
+def plan_improvement(
+    folder: PersonaFolder, records: "list[Pair] | list[Judged]", settings: PreferenceSettings, home: Home
+) -> Improvement:
+    """What `tune dpo`, `kto` and `learn` are going to do, from the live version on.
+
+    Raises:
+        DataError: there are no records.
+        SettingsError: the tracker is not installed.
+        BaseModelError: the base is not there or cannot be prepared.
+        AdapterError: the live version is damaged, or was trained on another base.
+    """
+    persona = folder.persona
     if not records:
         raise DataError(
-            say("배울 것이 없습니다", "there is nothing to learn from"), f"tune learn {folder.persona.name}"
+            say("배울 것이 없습니다", "there is nothing to learn from"),
+            say(
+                f"serve up --page: 답에 👍 👎를 누르거나 고쳐 쓰기 | tune dpo {persona.name} --data FILE",
+                f"serve up --page: rate or correct some answers | tune dpo {persona.name} --data FILE",
+            ),
         )
-    persona = folder.persona
+    if settings.tracker != "none":
+        refuse_missing_tracker(settings.tracker)
     base = prepare_base(persona.base, home, print)
-    os.environ["HF_HUB_OFFLINE"] = "1"  # the base is here; nothing may ask a hub from now on
-    store, registry = AdapterStore(home.adapters), Registry(home.database)
-    live = registry.live(persona.name)
+    store, live = AdapterStore(home.adapters), Registry(home.database).live(persona.name)
     if live is not None:
         store.verify(persona.name, live, base)
-        start = start or store.folder(persona.name, live)
-    keep_freed_memory()
-    trained, run = _train(base, persona, start, records, settings, home)
-    candidate = _publish(trained, persona, settings, records, start, run, base, home)
-    return pass_gate(folder, candidate, trained.model, trained.tokenizer, base, home, force=force)
-
-
-def _train(
-    base: Base,
-    persona: Persona,
-    start: Path | None,
-    records: "list[Pair] | list[Judged]",
-    settings: PreferenceSettings,
-    home: Home,
-) -> "tuple[Preferred, Path]":
+    start = None if live is None else store.folder(persona.name, live)
     from tune.preference import fingerprint
 
     key = f"{base.fingerprint}{start}{fingerprint(records)}{settings.model_dump_json()}{persona.system_prompt}"
     run = home.runs / f"{persona.name}-{settings.method}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     run.mkdir(exist_ok=True)
     (run / "settings.json").write_text(settings.model_dump_json(indent=2))
-    print(f"→ {run}")
-    trained: Preferred
-    if settings.method == "dpo":
-        from tune.dpo import train_dpo
+    (run / PROMPT_FILE).write_text(persona.system_prompt, encoding="utf-8")
+    return Improvement(folder, base, records, start, settings, run)
 
-        trained = train_dpo(base, start, records, persona.system_prompt, settings, run)  # type: ignore[arg-type]
+
+def carry_out(plan: Improvement, home: Home, *, force: bool = False) -> Outcome:
+    """Train, publish the candidate, and let it live if the gate lets it; goes on where the plan was stopped.
+
+    Args:
+        force: go live whatever the gate says; the history records it.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the base is here; nothing may ask a hub from now on
+    keep_freed_memory()
+    print(f"→ {plan.run}")
+    trained = _train(plan)
+    record = {
+        "persona": plan.name,
+        "base": plan.base.spec,
+        "records": len(plan.records),
+        "seconds": trained.seconds,
+        **trained.memory.as_dict(),
+        "scores": trained.scores,
+    }
+    (plan.run / RUN_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False))
+    candidate = _publish(trained, plan, home)
+    return pass_gate(plan.folder, candidate, trained.model, trained.tokenizer, plan.base, home, force=force)
+
+
+def _train(plan: Improvement) -> "Preferred":
+    from tune.watch import Watch
+
+    train: Any
+    if plan.settings.method == "dpo":
+        from tune.dpo import train_dpo as train
     else:
-        from tune.kto import train_kto
+        from tune.kto import train_kto as train
+    prompt, folder = plan.folder.persona.system_prompt, plan.run / "checkpoints"
+    trained: Preferred = train(
+        plan.base, plan.start, plan.records, prompt, plan.settings, folder, callbacks=[Watch(plan.run)]
+    )
+    return trained
 
-        trained = train_kto(base, start, records, persona.system_prompt, settings, run)  # type: ignore[arg-type]
-    return trained, run
 
-
-def _publish(
-    trained: "Preferred",
-    persona: Persona,
-    settings: PreferenceSettings,
-    records: "list[Pair] | list[Judged]",
-    start: Path | None,
-    run: Path,
-    base: Base,
-    home: Home,
-) -> Manifest:
+def _publish(trained: "Preferred", plan: Improvement, home: Home) -> Manifest:
     from tune.preference import fingerprint
     from tune.publish import publish, round_to_half
 
     round_to_half(trained.model)
+    begin = plan.start.name if plan.start else "base"
     fields: dict[str, Any] = {
-        "persona": persona.name,
-        "recipe": {"name": settings.method, "from": start.name if start else "base", **settings.model_dump()},
-        "data_sha256": fingerprint(records),
-        "records": len(records),
+        "persona": plan.name,
+        "recipe": {"name": plan.settings.method, "from": begin, **plan.settings.model_dump()},
+        "data_sha256": fingerprint(plan.records),
+        "records": len(plan.records),
         "scores": trained.scores,
     }
-    return publish(trained.model, fields, base, home, run)
+    return publish(trained.model, fields, plan.base, home, plan.run)
 
 
 def pass_gate(

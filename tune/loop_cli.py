@@ -1,22 +1,24 @@
 """`tune dpo | kto | learn`: a persona's next version from preferences and feedback."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from personas.lang import say
-from tune.train_cli import Force, Overrides
+from tune.train_cli import Detach, Force, How, Overrides, Tracker, start
 
 if TYPE_CHECKING:
     from personas.home import Home
     from personas.loader import PersonaFolder
     from tune.learn import Lessons
+    from tune.preference import Judged, Pair
+    from tune.preference_settings import PreferenceSettings
 
 Name = Annotated[str, typer.Argument(help=say("페르소나 이름 (`personas ls`)", "persona name (`personas ls`)"))]
 Data = Annotated[
     list[Path] | None,
-    typer.Option("--data", help=say("JSONL 파일들 (없으면 피드백)", "JSON Lines files; else the feedback")),
+    typer.Option("--data", help=say("선호 데이터 파일들 (없으면 피드백)", "preference data files; else the feedback")),
 ]
 Preset = Annotated[str, typer.Option(help=say("프리셋 이름", "preset name"))]
 Loss = Annotated[str, typer.Option(help="dpo: sigmoid | ipo; kto: kto | apo_zero_unpaired")]
@@ -40,27 +42,42 @@ def _prefer(
     preset: str,
     overrides: list[str],
     force: bool,
+    detach: bool,
 ) -> None:
     from personas.home import Home
     from personas.loader import find_persona
-    from tune.loop import improve, tell
     from tune.preference_data import read_judged, read_pairs
     from tune.preference_settings import default_preference_preset, load_preference_settings
-    from tune.runs import locked
 
     folder, home = find_persona(name), Home.from_env()
     settings = load_preference_settings(preset or default_preference_preset(folder.persona.base), method, overrides)
+    records: list[Pair] | list[Judged]
     if data:
         records = read_pairs(data) if method == "dpo" else read_judged(data)
     else:
         lessons = _lessons(folder, home)
         records = lessons.pairs if method == "dpo" else lessons.judged
-    with locked(home, name):
-        tell(improve(folder, records, settings, home, force=force))
+    _train(folder, records, settings, home, force, detach)
 
 
-def _flags(loss: str, beta: float, qlora: bool, overrides: list[str] | None) -> list[str]:
+def _train(
+    folder: "PersonaFolder",
+    records: "list[Pair] | list[Judged]",
+    settings: "PreferenceSettings",
+    home: "Home",
+    force: bool,
+    detach: bool,
+    argv: list[str] | None = None,
+) -> None:
+    from tune.loop import carry_out, plan_improvement, tell
+
+    plan = plan_improvement(folder, records, settings, home)
+    start(plan, home, How(detach=detach), lambda: tell(carry_out(plan, home, force=force)), argv)
+
+
+def _flags(loss: str, beta: float, qlora: bool, tracker: str, overrides: list[str] | None) -> list[str]:
     given = [f"loss={loss}"] * bool(loss) + [f"beta={beta}"] * bool(beta) + ["qlora=true"] * qlora
+    given += [f"tracker={tracker}"] * bool(tracker)
     return [*given, *(overrides or [])]
 
 
@@ -72,10 +89,12 @@ def dpo(
     beta: Beta = 0.0,
     qlora: Qlora = False,
     overrides: Overrides = None,
+    tracker: Tracker = "",
+    detach: Detach = False,
     force: Force = False,
 ) -> None:
     """Go on from the live version of NAME (or from its base) with pairs of a better and a worse answer."""
-    _prefer("dpo", name, data, preset, _flags(loss, beta, qlora, overrides), force)
+    _prefer("dpo", name, data, preset, _flags(loss, beta, qlora, tracker, overrides), force, detach)
 
 
 def kto(
@@ -86,10 +105,12 @@ def kto(
     beta: Beta = 0.0,
     qlora: Qlora = False,
     overrides: Overrides = None,
+    tracker: Tracker = "",
+    detach: Detach = False,
     force: Force = False,
 ) -> None:
     """Go on from the live version of NAME (or from its base) with answers that were liked or not."""
-    _prefer("kto", name, data, preset, _flags(loss, beta, qlora, overrides), force)
+    _prefer("kto", name, data, preset, _flags(loss, beta, qlora, tracker, overrides), force, detach)
 
 
 def learn(
@@ -97,6 +118,8 @@ def learn(
     dry_run: Annotated[bool, typer.Option("--dry-run", help=say("쓸 것만 보입니다", "only show what is used"))] = False,
     preset: Preset = "",
     overrides: Overrides = None,
+    tracker: Tracker = "",
+    detach: Detach = False,
     force: Force = False,
 ) -> None:
     """Turn feedback on NAME into pairs and judged answers, show them, and train: DPO on pairs, KTO on single thumbs."""
@@ -109,17 +132,16 @@ def learn(
     _show(lessons)
     if dry_run:
         return
-    from tune.loop import improve, tell
-    from tune.runs import locked
-
-    method: Literal["dpo", "kto"] = "dpo" if lessons.pairs else "kto"
-    chosen = preset or default_preference_preset(folder.persona.base)
-    settings = load_preference_settings(chosen, method, overrides or [])
-    with locked(home, name):
-        tell(improve(folder, lessons.pairs or lessons.judged, settings, home, force=force))
-        if lessons.pairs and len(lessons.judged) > 1:
-            settings = load_preference_settings(chosen, "kto", overrides or [])
-            tell(improve(folder, lessons.judged, settings, home, force=force))
+    chosen, changes = preset or default_preference_preset(folder.persona.base), _flags("", 0, False, tracker, overrides)
+    rounds: list[tuple[Literal["dpo", "kto"], Any]] = [("dpo", lessons.pairs)] if lessons.pairs else []
+    if not lessons.pairs or len(lessons.judged) > 1:
+        rounds.append(("kto", lessons.judged))
+    settings = [load_preference_settings(chosen, method, changes) for method, _ in rounds]
+    _train(folder, rounds[0][1], settings[0], home, force, detach)
+    if len(rounds) > 1 and not detach:  # a detached learn comes here itself
+        sets = [part for change in changes for part in ("--set", change)]
+        alone = ["kto", name, "--preset", chosen, *sets, *(["--force"] * force)]
+        _train(folder, rounds[1][1], settings[1], home, force, detach, alone)
 
 
 def _show(lessons: "Lessons") -> None:

@@ -24,6 +24,7 @@ from personas.errors import AdapterError, GamyeonError
 from personas.files import staged, sync, sync_folder
 from personas.lang import say
 from tune.locate import Adapter, lineage
+from tune.runs import PROMPT_FILE
 
 LINEAGE_FILE = "lineage.json"
 _KEPT = ("LICENSE*", "NOTICE*")
@@ -215,6 +216,8 @@ def merge(adapter: Adapter, base: Base, out: Path, dtype: str = "auto", report: 
     size = sum(p.numel() * p.element_size() for p in merged.parameters())
     with whole_folder(out, size) as made:
         _write(merged, load_tokenizer(adapter, base), base, made)
+        if adapter.system_prompt is not None:
+            (made / PROMPT_FILE).write_text(adapter.system_prompt, encoding="utf-8")
         facts = {"kind": "merge", **lineage(adapter, base), "logit_difference": difference}
         (made / LINEAGE_FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return difference

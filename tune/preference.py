@@ -8,6 +8,7 @@ Without an adapter, TRL's reference is the base with the new adapter switched of
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from personas.bases import Base
 from personas.lang import say
 from tune.data import DataError, Record, Turn
-from tune.device import supports_bf16
+from tune.device import Memory, memory_now, memory_since, supports_bf16
 from tune.examples import IGNORED, encode
+from tune.faults import disk_explained, memory_explained
 from tune.preference_settings import PreferenceSettings
+from tune.sft import last_checkpoint
 
 
 class Pair(BaseModel):
@@ -151,8 +154,9 @@ class Preferred:
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
-    kind: Literal["dpo", "kto"]
     scores: dict[str, float]
+    seconds: float
+    memory: Memory
 
 
 def trainer_options(settings: PreferenceSettings, folder: Path) -> dict[str, Any]:
@@ -180,17 +184,24 @@ def trainer_options(settings: PreferenceSettings, folder: Path) -> dict[str, Any
         "bf16": supports_bf16(),
         "use_cpu": not torch.cuda.is_available(),
         "seed": settings.seed,
-        "report_to": settings.report_to if torch.cuda.is_available() else "none",
+        "report_to": settings.tracker,
         "dataloader_pin_memory": torch.cuda.is_available(),
-        "disable_tqdm": False,
+        "disable_tqdm": not sys.stderr.isatty(),  # a log is no place for a moving bar
     }
 
 
-def finish(trainer: Any, kind: Literal["dpo", "kto"], result: Any) -> Preferred:
-    """Gather the scores on the records it learnt from: margin and accuracy of rewards, and the loss."""
-    after = trainer.evaluate()
-    scores = {"steps": float(result.global_step), "train_seconds": round(result.metrics["train_runtime"], 1)}
+def fit(trainer: Any, kind: Literal["dpo", "kto"], settings: PreferenceSettings, folder: Path) -> Preferred:
+    """Train from the last checkpoint in `folder`, and gather the scores on the records that it learns from.
+
+    These are margin and accuracy of rewards, and the loss.
+    """
+    before = memory_now()
+    with memory_explained(settings), disk_explained(folder):
+        result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        after = trainer.evaluate()
+    seconds = result.metrics["train_runtime"]
+    scores = {"steps": float(result.global_step), "train_seconds": round(seconds, 1)}
     for name in ("rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "loss"):
         if (value := after.get(f"eval_{name}")) is not None:
             scores[f"{kind}_{name.removeprefix('rewards/')}"] = round(float(value), 4)
-    return Preferred(trainer.model, trainer.processing_class, kind, scores)
+    return Preferred(trainer.model, trainer.processing_class, scores, seconds, memory_since(before))

@@ -1,91 +1,113 @@
-"""Reads preference records from JSON Lines: pairs for DPO, judged answers for KTO."""
+"""Reads preference records from any file that `tune data` reads: pairs for DPO, judged answers for KTO.
 
-import json
-from collections.abc import Callable
+System messages are left aside: the persona's own is put in front, as when it is served.
+"""
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from personas.lang import say
-from tune.data import DataError
+from tune.data_tools.json_rows import RowError
+from tune.data_tools.reader import Fault, Source
+from tune.data_tools.rows import files_of, rows
+from tune.formats.base import DataError, Example, FieldError, Options, Row, Text
+from tune.formats.messages import ChatMessage
+from tune.formats.prompt_completion import joined
 
 if TYPE_CHECKING:
     from tune.preference import Judged, Pair
 
 _R = TypeVar("_R")
+Note = Callable[[str], None]
 
 
-def _last(said: Any) -> str:
-    """The text of an answer: a string, or a list whose last message it is."""
-    return str(said[-1]["content"]) if isinstance(said, list) else str(said)
+class Judgement(Row):
+    """TRL's unpaired form: an answer, and whether it was liked."""
+
+    prompt: Text | list[ChatMessage] = Field(validation_alias=AliasChoices("prompt", "messages"))
+    completion: Text | list[ChatMessage]
+    label: bool
+
+    def examples(self, options: Options) -> Iterator[Example | FieldError]:
+        yield joined(self.prompt, self.completion, "completion", options.category)
 
 
-def _turns(row: dict[str, Any]) -> list[dict[str, str]]:
-    """The conversation of a row in any of the forms below, without system messages."""
-    if "instruction" in row:
-        context = str(row.get("context") or "").strip()
-        asked = f"{context}\n\n{row['instruction']}" if context else str(row["instruction"])
-        return [{"role": "user", "content": asked}]
-    said = row.get("prompt", row.get("messages"))
-    if isinstance(said, str):
-        return [{"role": "user", "content": said}]
-    if isinstance(said, list):
-        return [turn for turn in said if turn.get("role") != "system"]
-    raise KeyError("prompt")
+def read_pairs(files: list[Path], note: Note = print) -> "list[Pair]":
+    """Pairs of any format with `rejected` (`tune data formats`): Dolly's, `prompt`, `chosen`, `rejected`, and others.
 
-
-def read_pairs(files: list[Path]) -> "list[Pair]":
-    """Pairs of `{"prompt" | "messages", "chosen", "rejected"}`, or of Dolly's form with `rejected` (SPEC section 1).
+    Args:
+        files: files, folders, or LLaMA-Factory's `dataset_info.json`; one format a file.
+        note: told of what a reader should know, such as an encoding.
 
     Raises:
-        DataError: every bad row at once, as `file:line: reason`; or no row at all.
+        DataError: every bad record at once, as `file:line: field: reason`; or no record at all.
     """
     from tune.preference import Pair
 
-    def pair(row: dict[str, Any]) -> Pair:
-        better = row["response"] if "instruction" in row else row["chosen"]
-        fields = {"messages": _turns(row), "chosen": _last(better), "rejected": _last(row["rejected"])}
-        return Pair.model_validate({**fields, "source": "data"})
+    source = Source(files)
 
-    return _read(files, pair)
+    def read() -> "Iterator[Pair | Fault]":
+        for made in source.read():
+            if isinstance(made, Fault):
+                yield made
+            elif not made.rejected:
+                yield Fault(*source.place, "rejected: " + say("필드가 없습니다", "field is missing"))
+            else:
+                turns = made.messages()[:-1]
+                fields = {"messages": turns, "chosen": made.response, "rejected": made.rejected, "source": "data"}
+                yield Pair.model_validate(fields)
+        for text in source.notes:
+            note(text)
+
+    return _whole(read(), files)
 
 
-def read_judged(files: list[Path]) -> "list[Judged]":
-    """Answers of `{"prompt" | "messages", "completion", "label": true | false}`, TRL's unpaired form.
+def read_judged(files: list[Path], note: Note = print) -> "list[Judged]":
+    """Answers of `{"prompt" | "messages", "completion", "label": true | false}`; arguments and errors as `read_pairs`'.
 
     Raises:
         DataError: as `read_pairs`.
     """
     from tune.preference import Judged
 
-    def judged(row: dict[str, Any]) -> Judged:
-        fields = {"messages": _turns(row), "answer": _last(row["completion"]), "good": row["label"]}
-        return Judged.model_validate({**fields, "source": "data"})
+    def judged(row: object) -> "Judged":
+        if isinstance(row, RowError):
+            raise FieldError("", str(row))
+        one = Judgement.model_validate(row)
+        example = next(one.examples(Options()))
+        assert isinstance(example, Example)
+        turns, answer = example.turns[:-1], example.response
+        return Judged.model_validate({"messages": turns, "answer": answer, "good": one.label, "source": "data"})
 
-    return _read(files, judged)
+    def read() -> "Iterator[Judged | Fault]":
+        for path in files:
+            try:
+                for file in files_of(path):
+                    for line, row in rows(file, note):
+                        try:
+                            yield judged(row)
+                        except ValidationError as error:
+                            yield Fault(file, line, str(FieldError.of(error)))
+                        except FieldError as error:
+                            yield Fault(file, line, str(error))
+            except DataError as error:
+                yield Fault(path, 0, error.message.removeprefix(f"{path}: "))
+
+    return _whole(read(), files)
 
 
-def _read(files: list[Path], make: Callable[[dict[str, Any]], _R]) -> list[_R]:
+def _whole(read: "Iterator[_R | Fault]", files: list[Path]) -> list[_R]:
+    """Everything that was read, if there is something and nothing of it is faulty."""
     made: list[_R] = []
     faults: list[str] = []
-    for file in files:
-        try:
-            lines = file.read_bytes().split(b"\n")
-        except OSError as error:
-            faults.append(f"{file}: {error.strerror}")
-            continue
-        for number, line in enumerate(lines, 1):
-            try:
-                if line.strip():
-                    made.append(make(json.loads(line)))
-            except KeyError as error:
-                faults.append(f"{file}:{number}: {error.args[0]}: " + say("없습니다", "missing"))
-            except ValidationError as error:
-                first = error.errors()[0]
-                faults.append(f"{file}:{number}: {'.'.join(map(str, first['loc']))}: {first['msg']}")
-            except (ValueError, TypeError, AttributeError, IndexError) as error:
-                faults.append(f"{file}:{number}: {error}")
+    for one in read:
+        if isinstance(one, Fault):
+            faults.append(str(one))
+        else:
+            made.append(one)
     if faults or not made:
         named = ", ".join(map(str, files))
         raise DataError(

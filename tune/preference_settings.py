@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from personas.schema import EMBEDDED_BASE
-from tune.settings import load_as
+from tune.preset_files import is_embedded, preset_values
+from tune.settings import Tracker, load_as
 
 DpoLoss = Literal["sigmoid", "ipo"]
 KtoLoss = Literal["kto", "apo_zero_unpaired"]
@@ -41,7 +41,7 @@ class PreferenceSettings(BaseModel):
     log_every: int = Field(1, ge=1)
     save_every: int = Field(50, ge=1)
     keep: int = Field(2, ge=1, description="checkpoints")
-    report_to: Literal["none", "wandb", "tensorboard"] = "none"
+    tracker: Tracker = "none"
     seed: int = 42
 
     @model_validator(mode="after")
@@ -58,7 +58,7 @@ class PreferenceSettings(BaseModel):
 
 def default_preference_preset(base: str) -> str:
     """Small steps for the embedded base, SPEC's DPO preset for any other."""
-    return "embedded-dpo" if base == EMBEDDED_BASE else "dolly-dpo"
+    return "embedded-dpo" if is_embedded(base) else "dolly-dpo"
 
 
 def load_preference_settings(preset: str, method: Literal["dpo", "kto"], overrides: list[str]) -> PreferenceSettings:
@@ -67,4 +67,5 @@ def load_preference_settings(preset: str, method: Literal["dpo", "kto"], overrid
     Raises:
         SettingsError: every fault at once, each with its field.
     """
-    return load_as(PreferenceSettings, preset, [*(["method=kto", "loss=kto"] if method == "kto" else []), *overrides])
+    wanted = [*(["method=kto", "loss=kto"] if method == "kto" else []), *overrides]
+    return load_as(PreferenceSettings, preset, preset_values(preset, wanted))

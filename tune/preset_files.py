@@ -34,7 +34,12 @@ def preset_text(name: str) -> str:
 
 def default_preset(base: str) -> str:
     """The preset for a base where none is named: small steps for the embedded one, SPEC's persona preset else."""
-    return "embedded" if base == EMBEDDED_BASE else "persona"
+    return "embedded" if is_embedded(base) else "persona"
+
+
+def is_embedded(base: str) -> bool:
+    """Whether a base is the embedded one, with whatever template (`#TEMPLATE`)."""
+    return base.partition("#")[0] == EMBEDDED_BASE
 
 
 def preset_values(name: str, overrides: list[str]) -> dict[str, Any]:

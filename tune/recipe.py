@@ -19,7 +19,7 @@ from personas.memory import keep_freed_memory
 from tune.data import Record, data_hash, read_records
 from tune.families import refuse_unservable
 from tune.preset_files import SettingsError
-from tune.runs import RUN_FILE
+from tune.runs import PROMPT_FILE, RUN_FILE
 from tune.settings import SftSettings
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def _plan(
     run = home.runs / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     run.mkdir(exist_ok=True)
     (run / "settings.json").write_text(settings.model_dump_json(indent=2))
+    (run / PROMPT_FILE).write_text(system_prompt, encoding="utf-8")
     return Plan(name, base, records, held_out, system_prompt, settings, run)
 
 

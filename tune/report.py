@@ -15,7 +15,8 @@ from personas.files import sha256_of
 from personas.home import Home
 from personas.lang import say
 from tune.charts import GIB, Memory, curves_svg, korean_font, label, memory_svg, report_png, series
-from tune.locate import STATE_FILE, checkpoints, find_run, persona_of_run, read_json
+from tune.locate import STATE_FILE, checkpoints
+from tune.runs import find_run, persona_of_run, read_json
 
 SAMPLES_FILE = "samples.json"
 

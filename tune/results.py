@@ -13,6 +13,7 @@ from personas.lang import say
 from tune.locate import Adapter
 from tune.merge import merge, whole_folder
 from tune.publish import round_to_half, save_half
+from tune.runs import PROMPT_FILE
 from tune.settings import SftSettings
 from tune.sft import Trained
 
@@ -30,7 +31,7 @@ def round_as_written(model: Any, base: Base, settings: SftSettings) -> None:
 def write_result(
     trained: Trained, base: Base, settings: SftSettings, scores: dict[str, float], run: Path, out: Path
 ) -> None:
-    """Write `out` in one step: weights, `settings.json` and `scores.json`.
+    """Write `out` in one step: weights, `settings.json`, `system_prompt.txt` and `scores.json`.
 
     All weights trained: the model. New tokens or trained embeddings: the adapter merged into its base, as vLLM's LoRA
     takes no new embedding rows. Else: the adapter, in float16.
@@ -42,17 +43,18 @@ def write_result(
             for pattern in _KEPT:
                 for file in base.path.glob(pattern):
                     shutil.copyfile(file, made / file.name)
-            _write_facts(made, settings, scores)
+            _write_facts(made, settings, scores, run)
     elif settings.gives_whole_model:
         folder = run / "adapter"
         trained.model.save_pretrained(str(folder))
         trained.tokenizer.save_pretrained(folder)
         merge(Adapter(run.name, folder, run=run), base, out)
-        _write_facts(out, settings, scores)
+        _write_facts(out, settings, scores, run)
     else:
+        save_half(trained.model, run / "adapter")  # what the run's name stands for from now on
         with whole_folder(out, 0) as made:
-            save_half(trained.model, made)
-            _write_facts(made, settings, scores)
+            shutil.copytree(run / "adapter", made, dirs_exist_ok=True)
+            _write_facts(made, settings, scores, run)
     print(_how_to_use(settings, base, out))
 
 
@@ -60,7 +62,8 @@ def _size(model: Any) -> int:
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def _write_facts(folder: Path, settings: SftSettings, scores: dict[str, float]) -> None:
+def _write_facts(folder: Path, settings: SftSettings, scores: dict[str, float], run: Path) -> None:
+    shutil.copyfile(run / PROMPT_FILE, folder / PROMPT_FILE)
     (folder / "settings.json").write_text(settings.model_dump_json(indent=2) + "\n")
     (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
 

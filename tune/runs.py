@@ -1,11 +1,12 @@
 """Tuning runs as folders under `GAMYEON_HOME/runs`: who works on one, how far it is, how it ended.
 
 <name>-<key>/  settings.json  job.json (command, process, error)  progress.jsonl (one line a log)  log.txt (detached)
-               checkpoints/   run.json (once it is done)          stop (asked to stop)
+               system_prompt.txt   checkpoints/   run.json (once it is done)   stop (asked to stop)
 """
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,11 +22,14 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
+from personas.adapters import CONFIG_FILE
 from personas.errors import GamyeonError
 from personas.home import Home
 from personas.lang import say
 
 RUN_FILE, JOB_FILE, PROGRESS_FILE, LOG_FILE, STOP_FILE = "run.json", "job.json", "progress.jsonl", "log.txt", "stop"
+PROMPT_FILE = "system_prompt.txt"
+_RUN_NAME = re.compile(r"(-dpo|-kto)?-[^-]*$")  # what comes after the name that a run is for
 State = Literal["running", "stopped", "done", "failed"]
 
 
@@ -46,9 +50,12 @@ class Job(BaseModel):
     created: float
     started: datetime
     error: str = ""
+    ended: bool = False  # its work on this run, though the process may live on with another (`tune learn`)
 
     @property
     def alive(self) -> bool:
+        if self.ended:
+            return False
         try:
             process = psutil.Process(self.pid)
             return process.create_time() == self.created and process.status() != psutil.STATUS_ZOMBIE
@@ -94,20 +101,45 @@ def all_runs(home: Home) -> list[Path]:
     return sorted(found, key=lambda run: (run / JOB_FILE).stat().st_mtime)
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is no such file."""
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def persona_of_run(run: Path) -> str:
+    """The persona, or the output folder, that a run is for: from its record, or else from its name."""
+    return str(read_json(run / RUN_FILE).get("persona") or _RUN_NAME.sub("", run.name))
+
+
+def exact_run(text: str, home: Home) -> Path | None:
+    """A run's folder by its whole name below `GAMYEON_HOME/runs` or by its path; None where the text names no run."""
+    for folder in (home.runs / text, Path(text).expanduser()):
+        # what `tune sft` wrote has settings too, beside its weights
+        has_weights = (folder / CONFIG_FILE).is_file() or (folder / "config.json").is_file()
+        if (folder / "checkpoints").is_dir() or ((folder / "settings.json").is_file() and not has_weights):
+            return folder.resolve()
+    return None
+
+
+def find_run(text: str, home: Home) -> Path | None:
+    """A run by its whole name or its path, or the last one of a persona or an output folder of that name."""
+    named = (run for run in reversed(all_runs(home)) if persona_of_run(run) == text)
+    return exact_run(text, home) or next(named, None)
+
+
 def find(home: Home, name: str) -> Path:
-    """A run by its name, or the last one of a persona or an output folder.
+    """A run that `find_run` finds and a process has worked on.
 
     Raises:
         RunError: no such run.
     """
-    runs = all_runs(home)
-    matching = [run for run in runs if name in (run.name, run.name.rpartition("-")[0])]
-    if not matching:
+    run, runs = find_run(name, home), all_runs(home)
+    if run is None or read_job(run) is None:
         names = ", ".join(run.name for run in runs) or say("없음", "none")
         raise RunError(
             say(f"'{name}' 실행이 없습니다 (있는 것: {names})", f"no run '{name}' (there are: {names})"), "tune runs"
         )
-    return matching[-1]
+    return run
 
 
 @contextmanager
@@ -134,14 +166,16 @@ def working(run: Path, argv: list[str]) -> Iterator[None]:
     job = begin(run, argv, os.getpid())
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, lambda *_: (run / STOP_FILE).touch()) if in_main else None
+    failure = ""
     try:
         yield
     except Stopped:
         raise
     except Exception as error:
-        _write(run, job.model_copy(update={"error": str(error) or type(error).__name__}))
+        failure = str(error) or type(error).__name__
         raise
     finally:
+        _write(run, job.model_copy(update={"error": failure, "ended": True}))
         (run / STOP_FILE).unlink(missing_ok=True)
         if in_main:
             signal.signal(signal.SIGTERM, before)

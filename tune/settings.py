@@ -1,13 +1,22 @@
 """The settings of a recipe: a preset file, then overrides; contradictions are refused before anything is loaded."""
 
 from collections.abc import Iterator
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tune.preset_files import PRESETS, SettingsError, default_preset, preset_names, preset_values
 
 __all__ = ["PRESETS", "SettingsError", "SftSettings", "default_preset", "load_settings", "preset_names"]
+
+Tracker = Literal["none", "tensorboard", "wandb", "trackio"]
+
+
+def unused(method: str) -> tuple[str, ...]:
+    """Settings that a method gives no meaning."""
+    adapter = ("rank", "alpha", "dropout", "target_modules", "scales") if method == "full" else ()
+    quantised = ("quantisation", "compute_dtype", "double_quantisation") if method != "qlora" else ()
+    return adapter + quantised
 
 
 class Training(BaseModel):
@@ -43,15 +52,11 @@ class Training(BaseModel):
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="checkpoints kept, the best among them")
     seed: int = 42
-    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    tracker: Tracker = "none"
 
     def contradictions(self) -> Iterator[str]:
         """Pairs of settings that cannot both be meant."""
-        if self.method == "full":
-            yield from self._not_with("method=full", "rank", "alpha", "dropout", "target_modules")
-        if self.method != "qlora":
-            names = ("quantisation", "compute_dtype", "double_quantisation")
-            yield from self._not_with(f"method={self.method}", *names)
+        yield from self._not_with(f"method={self.method}", *unused(self.method))
         if 0 < self.max_steps <= self.warmup_steps:
             yield f"warmup_steps={self.warmup_steps} and max_steps={self.max_steps}: the warm-up would never end"
         if self.max_steps == 0:
@@ -60,8 +65,8 @@ class Training(BaseModel):
     def _not_with(self, other: str, *names: str) -> Iterator[str]:
         """A complaint for each setting that was changed though `other` gives it no meaning."""
         for name in names:
-            value = getattr(self, name)
-            if value != type(self).model_fields[name].default:
+            value = getattr(self, name, None)
+            if name in type(self).model_fields and value != type(self).model_fields[name].default:
                 yield f"{other} and {name}={value}: leave out one"
 
     @model_validator(mode="after")
@@ -88,8 +93,6 @@ class SftSettings(Training):
     def contradictions(self) -> Iterator[str]:
         """Pairs of settings that cannot both be meant."""
         yield from super().contradictions()
-        if self.method == "full":
-            yield from self._not_with("method=full", "scales")
         if not self.validation_share:
             yield from self._not_with("validation_share=0", "scales", "best_metric", "eval_every")
         if self.eval_every and self.save_every % self.eval_every:
@@ -108,18 +111,21 @@ class SftSettings(Training):
 
 
 def load_settings(preset: str, overrides: list[str]) -> SftSettings:
-    """A preset with `key=value` overrides.
+    """A preset with `key=value` overrides; what it says for another method than the one wanted is left out.
 
     Raises:
         SettingsError: every fault at once, each with its field.
     """
-    return load_as(SftSettings, preset, overrides)
+    values = preset_values(preset, overrides)
+    given = {override.partition("=")[0] for override in overrides}
+    left_out = {*unused(str(values.get("method", "lora")))} - given
+    return load_as(SftSettings, preset, {name: value for name, value in values.items() if name not in left_out})
 
 
-def load_as(kind: type[S], preset: str, overrides: list[str]) -> S:
-    """A preset with overrides as the settings of another recipe; raises as `load_settings` does."""
+def load_as(kind: type[S], preset: str, values: dict[str, Any]) -> S:
+    """A preset's values as the settings of a recipe; raises as `load_settings` does."""
     try:
-        return kind.model_validate(preset_values(preset, overrides))
+        return kind.model_validate(values)
     except ValidationError as error:
         lines = [
             ": ".join(filter(None, (preset, ".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, "))))

@@ -137,7 +137,7 @@ def _config(settings: SftSettings, folder: Path, validate: bool) -> TrainingArgu
     return config
 
 
-def _last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint; what a kill left half-written is removed (the trainer writes its state last)."""
     while folder.is_dir() and (checkpoint := get_last_checkpoint(str(folder))):
         if (Path(checkpoint) / TRAINER_STATE_NAME).is_file():
@@ -209,7 +209,7 @@ def fit(
     )
     before = memory_now()
     with memory_explained(settings), disk_explained(folder):
-        result = trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+        result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     scale, scores = _shrink(trainer, settings.scales) if validation else (1.0, {})
     memory, seconds = memory_since(before), result.metrics["train_runtime"]
     return trainer, Trained(trainer.model, tokenizer, result.global_step, seconds, scale, memory, scores)

@@ -12,6 +12,7 @@ from personas.lang import say
 
 if TYPE_CHECKING:
     from personas.home import Home
+    from tune.loop import Improvement
     from tune.recipe import Plan
     from tune.settings import SftSettings
 
@@ -37,9 +38,9 @@ Detach = Annotated[
 class How:
     """How a run is started, as the command line says it."""
 
-    processes: int
-    accelerate: str
-    detach: bool
+    processes: int = 1
+    accelerate: str = ""
+    detach: bool = False
 
 
 def settings_of(preset: str, overrides: list[str] | None, tracker: str) -> "SftSettings":
@@ -48,11 +49,17 @@ def settings_of(preset: str, overrides: list[str] | None, tracker: str) -> "SftS
     return load_settings(preset, [*(overrides or []), *([f"tracker={tracker}"] if tracker else [])])
 
 
-def start(plan: "Plan", home: "Home", how: How, carry_out: Callable[[], None]) -> None:
-    """Carry a plan out here, or start this same command again in a session of its own."""
+def start(
+    plan: "Plan | Improvement", home: "Home", how: How, carry_out: Callable[[], None], argv: list[str] | None = None
+) -> None:
+    """Carry a plan out here, or start this same command again in a session of its own.
+
+    Args:
+        argv: the command that goes on with this plan, if not the whole one that was given.
+    """
     from tune.runs import detach, locked, working
 
-    argv = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    argv = argv or [argument for argument in sys.argv[1:] if argument != "--detach"]
     with locked(home, plan.name):
         if not how.detach:
             with working(plan.run, argv):

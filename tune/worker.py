@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from personas.bases import Base
+from personas.console import hush_bitsandbytes
 from personas.errors import GamyeonError
 from personas.memory import keep_freed_memory
 
@@ -37,6 +38,7 @@ def work(run: Path) -> None:
 
 
 def main() -> None:
+    hush_bitsandbytes()
     try:
         work(Path(sys.argv[1]))
     except GamyeonError as error:

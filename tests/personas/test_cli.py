@@ -1,3 +1,4 @@
+import logging
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 from personas.cli import app
 from personas.console import run
 from personas.loader import find_persona
-from tune.data import read_records
+from tune.data import prompt_overlap, read_records
 
 PROGRAM = "import personas.cli; personas.cli.main()"
 
@@ -45,7 +46,9 @@ def test_new_then_check_and_ls(root: Path, call: Call, capsys: pytest.CaptureFix
     assert call("check") == 0
     assert f"✓ pepper-2 ({root / 'pepper-2'})" in capsys.readouterr().out
     folder = find_persona("pepper-2")
-    assert len(read_records(folder.data_files)) == 1
+    examples, held_out = read_records(folder.data_files), read_records([folder.eval_file])
+    assert (len(examples), len(held_out)) == (1, 4)
+    assert max(prompt_overlap(a.prompt, b.prompt) for a in examples for b in held_out) < 0.3
     (folder.path / "data" / "more.csv").write_bytes("instruction,output\n가?,나\n".encode("cp949"))
     assert call("ls") == 0
     listed = capsys.readouterr().out
@@ -124,6 +127,14 @@ def test_debug_shows_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["personas", "--debug", "prepare", "embedded:none"])
     with pytest.raises(BaseModelError):
         run(app)
+
+
+def test_one_warning_of_bitsandbytes_is_dropped(call: Call, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert call("check") == 0
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s", "no kernels")
+    logger.warning("something else")
+    assert caplog.messages == ["something else"]
 
 
 def test_program_help_and_error() -> None:

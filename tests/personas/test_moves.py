@@ -142,6 +142,15 @@ def test_the_commands(
     assert re.search(r"scores\.loss\W+0\.5\W+1\.0", shown)
 
 
+def test_tables_are_in_the_readers_language(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (("ls",), ("versions", "stark")):
+        assert personas(monkeypatch, "--lang", "ko", *arguments) == 0
+        titles = capsys.readouterr().out.splitlines()[1]
+        assert not re.search("[a-z]", titles), titles
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("promote", "stark@v9"), ("promote", "stark"), ("canary", "stark@v1", "--weight", "10%"), ("versions", "pepper")],
@@ -153,6 +162,30 @@ def test_faults_are_told_and_change_nothing(
     assert capsys.readouterr().err.startswith("error: ")
     assert registry.route("stark") == Route("stark", 1)
     assert len(registry.history("stark")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("canary", "stark@v9", "--weight", "10%"), "no stark@v9 (stored: stark@v1, stark@v2, stark@v3)\n→ personas"),
+        (("promote", "pepper@v1"), "no pepper@v1 (stored: "),
+        (("diff", "stark@v1", "stark@v9"), "no stark@v9 (stored: "),
+        (("versions", "pepper"), "no persona 'pepper'"),
+        (("versions", "safe"), "safe: no version\n→ tune persona safe"),
+    ],
+)
+def test_a_name_that_is_not_there_is_told_with_those_that_are(
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    told: str,
+) -> None:
+    assert personas(monkeypatch, *arguments) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert "No such file" not in error
+    assert registry.versions("stark") == [1, 2, 3]
 
 
 def test_a_damaged_version_is_not_promoted(registry: Registry, monkeypatch: pytest.MonkeyPatch, home: Home) -> None:

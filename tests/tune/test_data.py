@@ -70,6 +70,13 @@ def test_all_faults_of_all_files_at_once(tmp_path: Path) -> None:
     assert [start for start, text in zip(starts, lines, strict=True) if not text.startswith(start)] == []
 
 
+def test_hint_fits_the_fault(tmp_path: Path) -> None:
+    for file, hint in ((tmp_path / "none.json", "check the path"), (write(tmp_path, "{"), "mend these lines")):
+        with pytest.raises(DataError) as caught:
+            read_records([file])
+        assert caught.value.hint == hint
+
+
 def test_not_utf8_names_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_bytes(GOOD.encode() + b"\n" + GOOD.encode("cp949") + b"\n")

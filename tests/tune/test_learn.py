@@ -1,10 +1,13 @@
 """From feedback to pairs, and the whole way to a live version on the tiny model."""
 
+import csv
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from fixtures_tiny import record
 
@@ -15,9 +18,12 @@ from personas.feedback_store import Content, Feedback, FeedbackStore
 from personas.home import Home
 from personas.registry import Registry
 from tune.cli import app
-from tune.data import DataError
+from tune.data import DataError, read_records
 from tune.learn import gather
+from tune.locate import find_adapter, kept_prompt
 from tune.preference_data import read_judged, read_pairs
+from tune.report import read_run
+from tune.runs import all_runs, find, locked, read_job, state
 
 
 def word(number: int, prompt: str = "뭐 해?", thumb: str | None = None, **content: Any) -> Feedback:
@@ -69,27 +75,80 @@ def test_what_is_left_out_and_why() -> None:
     assert len(lessons.judged) == 1
 
 
-def test_data_files_of_every_form(tmp_path: Path) -> None:
-    file = tmp_path / "pairs.jsonl"
-    rows = [
-        {"instruction": "물어", "context": "문서", "response": "좋은 답", "category": "qa", "rejected": "Bad"},
-        {"prompt": "물어", "chosen": "좋은 답", "rejected": "Bad"},
-        {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "물어"}],
-         "chosen": [{"role": "assistant", "content": "좋은 답"}], "rejected": [{"role": "user", "content": "Bad"}]},
-    ]  # fmt: skip
-    file.write_text("\n".join(map(json.dumps, rows)))
-    pairs = read_pairs([file])
-    assert {(p.chosen, p.rejected) for p in pairs} == {("좋은 답", "Bad")}
-    assert [p.messages[-1].content for p in pairs] == ["문서\n\n물어", "물어", "물어"]
-    file.write_text('{"prompt": "물어", "completion": "답", "label": false}')
-    assert read_judged([file])[0].good is False
-    file.write_text('{"prompt": "x", "chosen": "y"}\n{\n[]\n{"prompt": "x", "chosen": "", "rejected": "z"}')
+DOLLY = {"instruction": "물어", "context": "문서", "response": "좋은 답", "category": "qa", "rejected": "Bad"}
+SAID = {"role": "user", "content": "물어"}
+PAIR_FORMS = [
+    DOLLY,
+    {**DOLLY, "context": ""},
+    {"prompt": "물어", "chosen": "좋은 답", "rejected": "Bad"},
+    {"instruction": "물어", "input": "문서", "chosen": "좋은 답", "rejected": "Bad"},
+    {"messages": [SAID], "chosen": [{"role": "assistant", "content": "좋은 답"}], "rejected": "Bad"},
+    {"prompt": [{"role": "system", "content": "s"}, SAID],
+     "chosen": [{"role": "assistant", "content": "좋은 답"}], "rejected": [{"role": "assistant", "content": "Bad"}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", PAIR_FORMS, ids=lambda row: "-".join(row))
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_pairs_of_every_form_in_every_kind_of_file(tmp_path: Path, row: dict[str, Any], kind: str) -> None:
+    file = tmp_path / f"pairs.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist([row]), file)
+    elif kind == "csv":
+        cells = {name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()}
+        with file.open("w", encoding="utf-8", newline="") as text:
+            writer = csv.DictWriter(text, list(cells))
+            writer.writeheader()
+            writer.writerow(cells)
+    else:
+        file.write_text(json.dumps([row] if kind == "json" else row, ensure_ascii=False), encoding="utf-8")
+    (pair,) = read_pairs([file])
+    assert (pair.chosen, pair.rejected) == ("좋은 답", "Bad")
+    asked = "물어\n\n문서" if "문서" in row.values() else "물어"
+    assert [turn.content for turn in pair.messages] == [asked]
+
+
+def test_dpo_asks_as_sft_does(tmp_path: Path) -> None:
+    file = tmp_path / "both.json"
+    file.write_text(json.dumps([DOLLY], ensure_ascii=False), encoding="utf-8")
+    (trained_on,), (pair,) = read_records([file]), read_pairs([file])
+    assert trained_on.messages[:-1] == pair.messages
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_judged_answers(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"judged.{kind}"
+    row = {"prompt": "물어", "completion": "답", "label": False}
+    if kind == "csv":
+        file.write_bytes("prompt,completion,label\n물어,답,false\n".encode("cp949"))
+    else:
+        file.write_text(json.dumps([row] if kind == "json" else row, ensure_ascii=False), encoding="utf-8")
+    notes: list[str] = []
+    (judged,) = read_judged([file], notes.append)
+    assert (judged.messages[0].content, judged.answer, judged.good) == ("물어", "답", False)
+    assert len(notes) == (kind == "csv")
+
+
+def test_faults_of_preference_data(tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    good = {"prompt": "x", "chosen": "y", "rejected": "z"}
+    rows = [json.dumps(good), '{"prompt": "x", "chosen": "y"}', "{", "[]", json.dumps({**good, "chosen": ""})]
+    file.write_text("\n".join(rows))
     with pytest.raises(DataError) as caught:
+        read_pairs([file, tmp_path / "none.json"])
+    lines = caught.value.message.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [*(f"{file}:{n}" for n in (2, 3, 4, 5)), f"{tmp_path}/none.json"]
+    assert "rejected: field is missing" in lines[0]
+    file.write_text(json.dumps({key: value for key, value in DOLLY.items() if key != "rejected"}))
+    with pytest.raises(DataError, match=r"bad\.jsonl:1: rejected: field is missing"):
         read_pairs([file])
-    assert [line.split(":")[-3 if "chosen" in line else 1] for line in caught.value.message.splitlines()]
-    assert len(caught.value.message.splitlines()) == 4
-    with pytest.raises(DataError, match="no data"):
-        read_pairs([])
+    file.write_text('{"prompt": "x", "completion": "y"}\n{')
+    with pytest.raises(DataError) as caught:
+        read_judged([file])
+    assert [line.split(": ")[0] for line in caught.value.message.splitlines()] == [f"{file}:1", f"{file}:2"]
+    for read in (read_pairs, read_judged):
+        with pytest.raises(DataError, match="no data"):
+            read([])
 
 
 def persona_folder(root: Path, base: Path, gate: str) -> None:
@@ -135,7 +194,31 @@ def test_feedback_becomes_a_live_version_or_is_kept(
     assert "고친 답 1" in shown
     assert AdapterStore(home.adapters).versions() == []
 
+    detached: list[tuple[Path, list[str]]] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("tune.runs.detach", lambda run, argv: detached.append((run, argv)))
+        assert tune(patched, "learn", "stark", "--preset", "embedded-dpo", *_STEPS, "--detach") == 0
+    ((dpo, argv),) = detached
+    assert argv == ["learn", "stark", "--preset", "embedded-dpo", *_STEPS]
+    assert "tune log stark-dpo-" in capsys.readouterr().out
+    with locked(home, "stark"):
+        assert tune(monkeypatch, "learn", "stark", "--preset", "embedded-dpo", *_STEPS) == 1
+    assert "is being tuned already" in capsys.readouterr().err
+
     assert tune(monkeypatch, "learn", "stark", "--preset", "embedded-dpo", *_STEPS) == 0
+    kto = find(home, "stark")
+    assert [state(one) for one in all_runs(home)] == ["done", "done"]
+    assert all_runs(home) == [dpo, kto]
+    assert [read_job(one).argv for one in (dpo, kto)] == [  # type: ignore[union-attr]
+        ["learn", "stark", "--preset", "embedded-dpo", *_STEPS],
+        ["kto", "stark", "--preset", "embedded-dpo", *_STEPS],
+    ]
+    for made in (dpo, kto):
+        told = read_run(made.name, home)
+        assert (told.persona, told.steps, told.record["records"]) == ("stark", 2, 3 if made == dpo else 4)
+        assert told.memory is not None
+        assert kept_prompt(made) == "너는 토니"
+        assert find_adapter(made.name, home).folder == made / "adapter"
     registry = Registry(home.database)
     assert registry.live("stark") == 2  # DPO on pairs, then KTO on single thumbs from there
     manifests = [read_manifest(AdapterStore(home.adapters).folder("stark", v)) for v in (1, 2)]
@@ -164,3 +247,19 @@ def test_feedback_becomes_a_live_version_or_is_kept(
     assert registry.live("stark") == 4
     assert "--force, against the gate: korean" in registry.history("stark")[-1].why
     assert tune(monkeypatch, "kto", "stark", "--loss", "ipo") == 1
+
+
+def test_what_cannot_be_learnt_is_told_with_a_way_out(
+    tiny_source: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GAMYEON_PERSONAS", str(tmp_path / "personas"))
+    persona_folder(tmp_path / "personas", tiny_source, _OPEN)
+    for command in ("learn", "dpo", "kto"):
+        assert tune(monkeypatch, command, "stark") == 1
+        error = capsys.readouterr().err
+        assert "there is nothing to learn from\n→ serve up --page: " in error
+        assert "tune dpo stark --data FILE" in error
+    FeedbackStore(home.database).put(word(1, correction="고친 답"))
+    assert tune(monkeypatch, "learn", "stark", "--tracker", "trackio") == 1
+    assert "tracker=trackio is not installed\n→ uv pip install trackio" in capsys.readouterr().err
+    assert list(home.runs.iterdir()) == []

@@ -1,6 +1,7 @@
 """DPO and KTO on the tiny model: what the reference is, that it is cached, and that preferences are learnt."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from tune.preference_settings import (
 )
 from tune.preset_files import preset_names, preset_text
 from tune.publish import round_to_half, save_half
+from tune.runs import Stopped, progress
 from tune.settings import SettingsError, SftSettings
 from tune.sft import train
+from tune.watch import Watch
 
 SYSTEM = "너는 토니"
 
@@ -121,6 +124,19 @@ def test_references_are_computed_once_and_a_stopped_run_goes_on(
     assert parts.scores["dpo_margins"] == pytest.approx(whole.scores["dpo_margins"], abs=0.02)
 
 
+def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on(base: Base, tmp_path: Path) -> None:
+    settings, folder = DPO.model_copy(update={"max_steps": 3}), tmp_path / "checkpoints"
+    (tmp_path / "stop").touch()
+    with pytest.raises(Stopped, match="stopped at step 1 of 3"):
+        train_dpo(base, None, PAIRS, SYSTEM, settings, folder, [Watch(tmp_path)])
+    assert (folder / "checkpoint-1" / "trainer_state.json").is_file()
+    (tmp_path / "stop").unlink()
+    made = train_dpo(base, None, PAIRS, SYSTEM, settings, folder, [Watch(tmp_path)])
+    assert progress(tmp_path)["step"] == made.scores["steps"] == 3
+    assert made.seconds > 0
+    assert made.memory.memory_peak > 0
+
+
 def test_dpo_on_a_bare_base_makes_a_new_adapter(base: Base, tmp_path: Path) -> None:
     made = train_dpo(base, None, PAIRS, SYSTEM, DPO.model_copy(update={"max_steps": 6}), tmp_path)
     assert made.scores["dpo_margins"] > 0
@@ -149,15 +165,18 @@ def test_too_long_and_too_few_are_refused(base: Base, tmp_path: Path) -> None:
 
 def test_presets_and_what_they_contradict() -> None:
     spec = load_preference_settings("dolly-dpo", "dpo", [])
+    assert spec.tracker == "none"  # no run needs a package that is not installed; the header says SPEC's wandb
+    assert "--tracker wandb" in preset_text("dolly-dpo")
     assert (spec.beta, spec.max_prompt_length, spec.max_length, spec.warmup_steps) == (0.1, 1024, 1536, 100)
     assert (spec.rank, spec.alpha, spec.dropout, spec.epochs, spec.keep) == (16, 16, 0.05, 6, 8)
     assert (spec.batch_size, spec.gradient_accumulation, spec.learning_rate) == (4, 4, 5e-5)
     assert preset_names("dpo") == ["dolly-dpo", "embedded-dpo"]
     for name in preset_names("dpo"):
         assert load_preference_settings(name, "kto", []).loss == "kto"
-        assert preset_text(name).startswith(f"# tune dpo NAME --preset {name}\n# Source: ")
+        assert re.match(rf"# tune dpo NAME --preset {name}( --tracker wandb)?\n# Source: ", preset_text(name))
     assert load_preference_settings("dolly-dpo", "dpo", ["loss=ipo", "beta=0.5"]).loss == "ipo"
-    assert default_preference_preset("embedded:gemma-3-270m") == "embedded-dpo"
+    for spec in ("embedded:gemma-3-270m", "embedded:gemma-3-270m#chatml"):
+        assert default_preference_preset(spec) == "embedded-dpo"
     for override in ("loss=kto", "beta=0", "typo=1", "max_length=512", "beta"):
         with pytest.raises(SettingsError):
             load_preference_settings("dolly-dpo", "dpo", [override])

@@ -63,7 +63,16 @@ def test_every_shipped_preset_is_specified_but_the_embedded_one() -> None:
     assert set(SFT) == {*SPECIFIED, "embedded"}
 
 
-@pytest.mark.parametrize(("base", "preset"), [(EMBEDDED_BASE, "embedded"), ("org/name", "persona"), ("/x", "persona")])
+@pytest.mark.parametrize(
+    ("base", "preset"),
+    [
+        (EMBEDDED_BASE, "embedded"),
+        (f"{EMBEDDED_BASE}#chatml", "embedded"),
+        ("org/name", "persona"),
+        ("org/name#solar", "persona"),
+        ("/x", "persona"),
+    ],
+)
 def test_default_preset(base: str, preset: str) -> None:
     assert default_preset(base) == preset
     assert preset in preset_names()
@@ -139,6 +148,15 @@ def test_contradictions_name_both_settings(preset: str, overrides: list[str], fi
     with pytest.raises(SettingsError) as caught:
         load_settings(preset, overrides)
     assert all(field in caught.value.message for field in fields)
+
+
+@pytest.mark.parametrize("preset", SFT)
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_a_preset_gives_way_to_the_method_that_is_asked_for(preset: str, method: str) -> None:
+    assert load_settings(preset, [f"method={method}"]).method == method
+    if method == "full":
+        with pytest.raises(SettingsError, match=r"method=full and rank=8"):
+            load_settings(preset, ["method=full", "rank=8"])
 
 
 def test_all_faults_at_once() -> None:

@@ -64,7 +64,7 @@ register(
         name="messages",
         title="OpenAI, TRL",
         row=Messages,
-        accepts=has("messages", without=["category"]),
+        accepts=has("messages", without=["category", "chosen"]),
         example={
             "messages": [
                 {"role": "system", "content": "친절히 답하세요."},

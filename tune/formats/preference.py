@@ -17,7 +17,7 @@ Answer = Text | list[ChatMessage] | ChatMessage
 class Preference(Row):
     """A prompt with a better and a worse answer."""
 
-    prompt: Answer | None = Field(None, validation_alias=AliasChoices("prompt", "instruction", "question"))
+    prompt: Answer | None = Field(None, validation_alias=AliasChoices("prompt", "messages", "instruction", "question"))
     input: MayBeEmpty | None = None
     system: MayBeEmpty | None = None
     chosen: Answer
