@@ -24,6 +24,7 @@ from personas.lang import say
 from tune.data import DataError, Record, Turn
 from tune.device import supports_bf16
 from tune.examples import IGNORED, encode
+from tune.model import keep_trainable
 from tune.preference_settings import PreferenceSettings
 
 
@@ -95,6 +96,7 @@ def load_policy(base: Base, adapter: Path | None, settings: PreferenceSettings) 
     quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     options: dict[str, Any] = {"quantization_config": quantized} if settings.qlora else {}
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype, **options)
+    keep_trainable(model)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     if adapter is not None:
         policy = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
