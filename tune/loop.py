@@ -17,6 +17,7 @@ from personas.registry import Registry
 from personas.schema import Persona
 from tune.data import DataError, Record, read_records
 from tune.preference_settings import PreferenceSettings
+from tune.recipe import refuse_missing_tracker, refuse_rank
 
 if TYPE_CHECKING:
     from tune.gate import Measured, Verdict
@@ -56,6 +57,8 @@ def improve(
             say("배울 것이 없습니다", "there is nothing to learn from"), f"tune learn {folder.persona.name}"
         )
     persona = folder.persona
+    refuse_rank(settings.rank)
+    refuse_missing_tracker(settings.report_to)
     base = prepare_base(persona.base, home, print)
     os.environ["HF_HUB_OFFLINE"] = "1"  # the base is here; nothing may ask a hub from now on
     store, registry = AdapterStore(home.adapters), Registry(home.database)

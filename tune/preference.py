@@ -24,7 +24,7 @@ from personas.lang import say
 from tune.data import DataError, Record, Turn
 from tune.device import supports_bf16
 from tune.examples import IGNORED, encode
-from tune.model import keep_trainable
+from tune.model import DTYPES, keep_trainable, precision_here
 from tune.preference_settings import PreferenceSettings
 
 
@@ -93,7 +93,8 @@ def check_length(prompt: list[int], answer: list[int], settings: PreferenceSetti
 def load_policy(base: Base, adapter: Path | None, settings: PreferenceSettings) -> tuple[PeftModel, Any]:
     """The base with the live adapter on it, trainable, or with a new one; and its tokenizer."""
     dtype = torch.bfloat16 if supports_bf16() else torch.float32
-    quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    compute = DTYPES[precision_here(settings.compute_dtype)]
+    quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     options: dict[str, Any] = {"quantization_config": quantized} if settings.qlora else {}
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype, **options)
     keep_trainable(model)
@@ -182,7 +183,7 @@ def trainer_options(settings: PreferenceSettings, folder: Path) -> dict[str, Any
         "bf16": supports_bf16(),
         "use_cpu": not torch.cuda.is_available(),
         "seed": settings.seed,
-        "report_to": settings.report_to if torch.cuda.is_available() else "none",
+        "report_to": settings.report_to,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": False,
     }

@@ -22,6 +22,7 @@ class PreferenceSettings(BaseModel):
     desirable_weight: float = Field(1.0, gt=0, description="KTO: of liked answers")
     undesirable_weight: float = Field(1.0, gt=0, description="KTO: of disliked answers")
     qlora: bool = Field(False, description="the base in nf4")
+    compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="of qlora's products")
     rank: int = Field(16, ge=1, le=512)
     alpha: int = Field(16, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
@@ -41,7 +42,7 @@ class PreferenceSettings(BaseModel):
     log_every: int = Field(1, ge=1)
     save_every: int = Field(50, ge=1)
     keep: int = Field(2, ge=1, description="checkpoints")
-    report_to: Literal["none", "wandb", "tensorboard"] = "none"
+    report_to: Literal["none", "wandb", "tensorboard", "trackio"] = "none"
     seed: int = 42
 
     @model_validator(mode="after")

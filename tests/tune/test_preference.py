@@ -19,7 +19,7 @@ from tune.preference_settings import (
     default_preference_preset,
     load_preference_settings,
 )
-from tune.preset_files import preset_names, preset_text
+from tune.preset_files import preset_header, preset_names, preset_text
 from tune.publish import round_to_half, save_half
 from tune.settings import SettingsError, SftSettings
 from tune.sft import train
@@ -151,11 +151,13 @@ def test_presets_and_what_they_contradict() -> None:
     spec = load_preference_settings("dolly-dpo", "dpo", [])
     assert (spec.beta, spec.max_prompt_length, spec.max_length, spec.warmup_steps) == (0.1, 1024, 1536, 100)
     assert (spec.rank, spec.alpha, spec.dropout, spec.epochs, spec.keep) == (16, 16, 0.05, 6, 8)
+    assert (spec.qlora, spec.compute_dtype, spec.report_to) == (True, "fp16", "none")
     assert (spec.batch_size, spec.gradient_accumulation, spec.learning_rate) == (4, 4, 5e-5)
     assert preset_names("dpo") == ["dolly-dpo", "embedded-dpo"]
     for name in preset_names("dpo"):
         assert load_preference_settings(name, "kto", []).loss == "kto"
-        assert preset_text(name).startswith(f"# tune dpo NAME --preset {name}\n# Source: ")
+        assert preset_text(name).startswith(f"# tune dpo NAME --preset {name}")
+        assert preset_header(name)[1].startswith("Source: ")
     assert load_preference_settings("dolly-dpo", "dpo", ["loss=ipo", "beta=0.5"]).loss == "ipo"
     assert default_preference_preset("embedded:gemma-3-270m") == "embedded-dpo"
     for override in ("loss=kto", "beta=0", "typo=1", "max_length=512", "beta"):
