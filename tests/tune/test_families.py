@@ -124,7 +124,7 @@ def test_full_fine_tuning_gives_a_model(home: Home, tmp_path: Path, capsys: pyte
         validation_share=0, precision="fp32",
     )  # fmt: skip
     base, out, _ = made(home, tmp_path, "llama", "llama3", settings)
-    assert f"serve up --base {out}" in capsys.readouterr().out
+    assert f"a whole model (method=full)\n→ serve up --base {out}" in capsys.readouterr().out
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (base.path, out))
     assert ratio(after, base, before) == pytest.approx(score(out), abs=1e-3)
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
