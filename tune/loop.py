@@ -18,7 +18,7 @@ from personas.registry import Registry
 from personas.schema import Persona
 from tune.data import DataError, Record, read_records
 from tune.preference_settings import PreferenceSettings
-from tune.recipe import refuse_missing_tracker
+from tune.recipe import refuse_missing_tracker, refuse_rank
 from tune.runs import PROMPT_FILE, RUN_FILE
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def plan_improvement(
                 f"serve up --page: rate or correct some answers | tune dpo {persona.name} --data FILE",
             ),
         )
-    if settings.tracker != "none":
-        refuse_missing_tracker(settings.tracker)
+    refuse_rank(settings.rank)
+    refuse_missing_tracker(settings.tracker)
     base = prepare_base(persona.base, home, print)
     store, live = AdapterStore(home.adapters), Registry(home.database).live(persona.name)
     if live is not None:

@@ -57,7 +57,19 @@ def load(base: Base, settings: Training | None = None) -> tuple[Any, PreTrainedT
     if settings.method == "qlora":
         options |= {"quantization_config": quantisation(settings), "device_map": {"": PartialState().device}}
     model = AutoModelForCausalLM.from_pretrained(base.path, **options)
+    keep_trainable(model)
     return model, AutoTokenizer.from_pretrained(base.path)
+
+
+def keep_trainable(model: Any) -> None:
+    """Keep bitsandbytes (0.50) from repacking 4-bit layers for inference the first time they run without gradients.
+
+    On a CPU with AVX-512 BF16 an evaluation would do that for good, and no gradient passes a repacked layer: a run that
+    is evaluated on its way would learn almost nothing from then on. Widths that are no multiple of 64 would fail.
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def add_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, settings: SftSettings) -> None:

@@ -26,6 +26,7 @@ from tune.data import DataError, Record, Turn
 from tune.device import Memory, memory_now, memory_since, supports_bf16
 from tune.examples import IGNORED, encode
 from tune.faults import disk_explained, memory_explained
+from tune.model import DTYPES, keep_trainable, precision_here
 from tune.preference_settings import PreferenceSettings
 from tune.sft import last_checkpoint
 
@@ -95,9 +96,11 @@ def check_length(prompt: list[int], answer: list[int], settings: PreferenceSetti
 def load_policy(base: Base, adapter: Path | None, settings: PreferenceSettings) -> tuple[PeftModel, Any]:
     """The base with the live adapter on it, trainable, or with a new one; and its tokenizer."""
     dtype = torch.bfloat16 if supports_bf16() else torch.float32
-    quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    compute = DTYPES[precision_here(settings.compute_dtype)]
+    quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
     options: dict[str, Any] = {"quantization_config": quantized} if settings.qlora else {}
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=dtype, **options)
+    keep_trainable(model)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     if adapter is not None:
         policy = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)

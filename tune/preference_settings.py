@@ -22,6 +22,7 @@ class PreferenceSettings(BaseModel):
     desirable_weight: float = Field(1.0, gt=0, description="KTO: of liked answers")
     undesirable_weight: float = Field(1.0, gt=0, description="KTO: of disliked answers")
     qlora: bool = Field(False, description="the base in nf4")
+    compute_dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="of qlora's products")
     rank: int = Field(16, ge=1, le=512)
     alpha: int = Field(16, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)

@@ -51,7 +51,7 @@ def plan_persona(folder: PersonaFolder, settings: SftSettings, home: Home) -> Pl
     """
     persona = folder.persona
     _refuse_whole_model(settings, persona.name)
-    _refuse_rank(settings)
+    refuse_rank(settings.rank)
     records = read_records(folder.data_files)
     held_out = read_records([folder.eval_file]) if folder.eval_file.is_file() else []
     base = prepare_base(persona.base, home, print)
@@ -86,8 +86,7 @@ def _plan(
     settings: SftSettings,
     home: Home,
 ) -> Plan:
-    if settings.tracker != "none":
-        refuse_missing_tracker(settings.tracker)
+    refuse_missing_tracker(settings.tracker)
     key = f"{base.fingerprint}{data_hash(records)}{settings.model_dump_json()}{system_prompt}"
     run = home.runs / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     run.mkdir(exist_ok=True)
@@ -113,23 +112,24 @@ def _refuse_whole_model(settings: SftSettings, name: str) -> None:
         )
 
 
-def _refuse_rank(settings: SftSettings) -> None:
+def refuse_rank(rank: int) -> None:
+    """Refuse an adapter that the engine would not take."""
     limit = int(os.environ.get("GAMYEON_MAX_LORA_RANK", "16"))  # the gateway's setting and its default
-    if settings.rank > limit:
+    if rank > limit:
         raise SettingsError(
             say(
-                f"rank={settings.rank}은(는) 엔진의 한도 GAMYEON_MAX_LORA_RANK={limit}보다 큽니다",
-                f"rank={settings.rank} is above the engine's limit, GAMYEON_MAX_LORA_RANK={limit}",
+                f"rank={rank}은(는) 엔진의 한도 GAMYEON_MAX_LORA_RANK={limit}보다 큽니다",
+                f"rank={rank} is above the engine's limit, GAMYEON_MAX_LORA_RANK={limit}",
             ),
-            f"--set rank={limit} | GAMYEON_MAX_LORA_RANK={settings.rank} (tune & serve)",
+            f"--set rank={limit} | GAMYEON_MAX_LORA_RANK={rank} (tune & serve)",
         )
 
 
 def refuse_missing_tracker(name: str) -> None:
-    """Say what to install where a tracker's package is not there."""
+    """Say what to install where a tracker's package is not there; none is always there."""
     from importlib.util import find_spec
 
-    if find_spec(name) is None:
+    if name != "none" and find_spec(name) is None:
         raise SettingsError(
             say(f"tracker={name}: 설치되어 있지 않습니다", f"tracker={name} is not installed"), f"uv pip install {name}"
         )

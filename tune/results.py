@@ -70,8 +70,7 @@ def _write_facts(folder: Path, settings: SftSettings, scores: dict[str, float], 
 
 def _how_to_use(settings: SftSettings, base: Base, out: Path) -> str:
     if settings.gives_whole_model:
-        return say(
-            f"✓ {out}: 모델 전체 (vLLM의 LoRA는 새 임베딩을 받지 않습니다)\n→ serve up --base {out}",
-            f"✓ {out}: a whole model (vLLM's LoRA takes no trained embeddings)\n→ serve up --base {out}",
-        )
+        why = say("vLLM의 LoRA는 새 임베딩을 받지 않습니다", "vLLM's LoRA takes no trained embeddings")
+        reason = "method=full" if settings.method == "full" else why
+        return say(f"✓ {out}: 모델 전체", f"✓ {out}: a whole model") + f" ({reason})\n→ serve up --base {out}"
     return f"✓ {out}: LoRA, {base.spec}\n→ tune merge {out} -o {out}-merged"

@@ -63,6 +63,17 @@ def test_text_and_what_is_said(name: str, tokenizer: Any) -> None:
     assert said == f"그래.{end}먹었어.{end}"
 
 
+def test_the_context_of_a_record_is_the_input_of_korean_alpaca(tokenizer: Any) -> None:
+    template = (TEMPLATES / "korean_alpaca.jinja").read_text(encoding="utf-8")
+    asked = [{"role": "user", "content": "한 문장으로 줄이세요.\n\n봄이다.\n\n꽃이 피었다."}]
+    for system, held in (("", ""), ("시스템", "시스템\n\n")):
+        chat = [{"role": "system", "content": system}] * bool(system) + asked
+        text = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
+        assert text.endswith(
+            f"### instruction:\n한 문장으로 줄이세요.\n\n### input:\n{held}봄이다.\n\n꽃이 피었다.\n\n### output:\n"
+        )
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_the_prompt_is_where_the_answer_begins(name: str, tokenizer: Any) -> None:
     template = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")

@@ -104,13 +104,27 @@ def test_qlora_trains_a_base_in_four_bits(home: Home, tmp_path: Path) -> None:
     assert ratio(PeftModel.from_pretrained(model, str(out)), base) == pytest.approx(score(out), abs=1e-3)
 
 
+def test_an_evaluation_does_not_stop_a_base_in_four_bits_from_learning(home: Home, tmp_path: Path) -> None:
+    width = 96  # no multiple of 64, which bitsandbytes' packing for inference would refuse
+    base = prepare_base(f"{make_family(tmp_path / 'llama', 'llama', intermediate_size=width)}#llama3", home)
+    changes = {"method": "qlora", "validation_share": 0.25, "save_every": 4, "max_steps": 4}
+    losses = []
+    for every in (1, 4):
+        settings = FAST.model_copy(update={**changes, "eval_every": every})
+        plan = Plan("tiny", base, RECORDS, RECORDS[:2], "너는 토니", settings, home.runs / f"every-{every}")
+        plan.run.mkdir()
+        carry_out_sft(plan, tmp_path / f"out-{every}")
+        losses.append(logged(plan))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_full_fine_tuning_gives_a_model(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = SftSettings(
         method="full", batch_size=4, learning_rate=5e-3, schedule="constant", max_steps=6, log_every=1,
         validation_share=0, precision="fp32",
     )  # fmt: skip
     base, out, _ = made(home, tmp_path, "llama", "llama3", settings)
-    assert f"serve up --base {out}" in capsys.readouterr().out
+    assert f"a whole model (method=full)\n→ serve up --base {out}" in capsys.readouterr().out
     before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (base.path, out))
     assert ratio(after, base, before) == pytest.approx(score(out), abs=1e-3)
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)

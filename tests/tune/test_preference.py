@@ -169,6 +169,7 @@ def test_presets_and_what_they_contradict() -> None:
     assert "--tracker wandb" in preset_text("dolly-dpo")
     assert (spec.beta, spec.max_prompt_length, spec.max_length, spec.warmup_steps) == (0.1, 1024, 1536, 100)
     assert (spec.rank, spec.alpha, spec.dropout, spec.epochs, spec.keep) == (16, 16, 0.05, 6, 8)
+    assert (spec.qlora, spec.compute_dtype) == (True, "fp16")
     assert (spec.batch_size, spec.gradient_accumulation, spec.learning_rate) == (4, 4, 5e-5)
     assert preset_names("dpo") == ["dolly-dpo", "embedded-dpo"]
     for name in preset_names("dpo"):
