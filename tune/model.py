@@ -61,7 +61,7 @@ def load(base: Base, settings: Training | None = None) -> tuple[Any, PreTrainedT
     return model, AutoTokenizer.from_pretrained(base.path)
 
 
-def keep_trainable(model: torch.nn.Module) -> None:
+def keep_trainable(model: Any) -> None:
     """Keep bitsandbytes (0.50) from repacking 4-bit layers for inference the first time they run without gradients.
 
     On a CPU with AVX-512 BF16 an evaluation would do that for good, and no gradient passes a repacked layer: a run that
