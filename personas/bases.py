@@ -179,10 +179,13 @@ def _from_hub(repo: str, report: Report) -> Path:
     except LocalEntryNotFoundError as error:
         raise BaseModelError(
             say(
-                f"{repo}: 허브에 닿지 않고 캐시에도 없습니다",
-                f"{repo}: the hub is out of reach and it is not in the cache",
+                f"{repo}: 그런 폴더가 없고, 허브에 닿지 않으며 캐시에도 없습니다",
+                f"{repo}: there is no such folder, the hub is out of reach, and it is not in the cache",
             ),
-            say("연결, HF_HUB_OFFLINE, HF_ENDPOINT를 확인하세요", "check the network, HF_HUB_OFFLINE and HF_ENDPOINT"),
+            say(
+                "경로, 연결, HF_HUB_OFFLINE, HF_ENDPOINT를 확인하세요",
+                "check the path, the network, HF_HUB_OFFLINE and HF_ENDPOINT",
+            ),
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code

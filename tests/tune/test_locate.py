@@ -59,10 +59,15 @@ def test_the_finished_adapter_is_found_by_folder_and_by_run(
 
     capsys.readouterr()
     asked: list[str] = []
+
+    def ask(_speaker: object, prompt: str, *_: object) -> list[object]:
+        asked.append(prompt)
+        return []
+
     with monkeypatch.context() as patched:
-        patched.setattr("tune.compare.ask_models", lambda _speaker, prompt, *_: asked.append(prompt) or [])
-        for name in (out, folder.name, folder / "checkpoints" / "checkpoint-2"):
-            assert tune(patched, "compare", name, "--count", "1") == 0
+        patched.setattr("tune.compare.ask_models", ask)
+        for adapter in (out, folder.name, folder / "checkpoints" / "checkpoint-2"):
+            assert tune(patched, "compare", adapter, "--count", "1") == 0
         assert tune(patched, "report", "stark", "--samples", "1") == 0
     assert asked == ["너는 토니"] * 4
 

@@ -176,8 +176,8 @@ def test_presets_and_what_they_contradict() -> None:
         assert load_preference_settings(name, "kto", []).loss == "kto"
         assert re.match(rf"# tune dpo NAME --preset {name}( --tracker wandb)?\n# Source: ", preset_text(name))
     assert load_preference_settings("dolly-dpo", "dpo", ["loss=ipo", "beta=0.5"]).loss == "ipo"
-    for spec in ("embedded:gemma-3-270m", "embedded:gemma-3-270m#chatml"):
-        assert default_preference_preset(spec) == "embedded-dpo"
+    for named in ("embedded:gemma-3-270m", "embedded:gemma-3-270m#chatml"):
+        assert default_preference_preset(named) == "embedded-dpo"
     for override in ("loss=kto", "beta=0", "typo=1", "max_length=512", "beta"):
         with pytest.raises(SettingsError):
             load_preference_settings("dolly-dpo", "dpo", [override])
