@@ -33,6 +33,13 @@ class _Trainer(CachedReferences, DPOTrainer):  # type: ignore[misc]
         return dataset  # token ids already
 
 
+def _row(pair: Pair, tokenizer: Any, system_prompt: str, settings: PreferenceSettings) -> dict[str, list[int]]:
+    prompt, chosen = split_ids(pair.messages, pair.chosen, tokenizer, system_prompt)
+    _, rejected = split_ids(pair.messages, pair.rejected, tokenizer, system_prompt)
+    check_length(prompt, max(chosen, rejected, key=len), settings, pair.messages[-1].content)
+    return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
 def train_dpo(
     base: Base,
     adapter: Path | None,
@@ -58,13 +65,7 @@ def train_dpo(
         TrainingError: the loss diverged, or memory ran out.
     """
     model, tokenizer = load_policy(base, adapter, settings)
-    rows = []
-    for pair in pairs:
-        prompt, chosen = split_ids(pair.messages, pair.chosen, tokenizer, system_prompt)
-        _, rejected = split_ids(pair.messages, pair.rejected, tokenizer, system_prompt)
-        check_length(prompt, max(chosen, rejected, key=len), settings, pair.messages[-1].content)
-        rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
-    dataset = Dataset.from_list(rows)
+    dataset = Dataset.from_list([_row(pair, tokenizer, system_prompt, settings) for pair in pairs])
     trainer = _Trainer(
         folder,
         model=model,

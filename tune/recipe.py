@@ -91,7 +91,6 @@ def _plan(
     run = home.runs / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     run.mkdir(exist_ok=True)
     (run / "settings.json").write_text(settings.model_dump_json(indent=2))
-    (run / PROMPT_FILE).write_text(system_prompt, encoding="utf-8")
     return Plan(name, base, records, held_out, system_prompt, settings, run)
 
 
@@ -170,6 +169,7 @@ def _trained(plan: Plan, launch: "Launch | None") -> "Trained":
     count = len(plan.records)
     print(say(f"기록 {count}개로 {plan.name} 튜닝", f"tuning {plan.name} on {count} records"))
     print(f"→ {plan.run}")
+    (plan.run / PROMPT_FILE).write_text(plan.system_prompt, encoding="utf-8")
     os.environ["HF_HUB_OFFLINE"] = "1"  # the base is here; nothing may ask a hub from now on
     keep_freed_memory()
     from tune.launch import Launch, train_in
