@@ -3,8 +3,8 @@
     python bench/gateway.py [--rounds 3] [--seconds 2] [--clients 1 16 64 100] [--only gamyeon-plain …] [--pace-ms 20]
 
 `direct` is the upstream itself, `gamyeon-plain` a request to the base, `gamyeon-full` one to a persona with API key,
-limits, usage and metrics, `litellm` LiteLLM's proxy with one worker, no callbacks and logging off, in an
-environment of its own that uv makes. The targets take turns within each round, so that a busy machine hurts all alike.
+limits, usage and metrics, `gamyeon-guarded` that and the language guard (which sends a sentence a chunk), `litellm`
+LiteLLM's proxy with one worker, no callbacks and logging off, in an environment of its own that uv makes. The targets take turns within each round, so that a busy machine hurts all alike.
 """
 
 import argparse
@@ -100,20 +100,32 @@ def litellm(folder: Path, upstream: int) -> Iterator[Target]:
 
 
 @contextlib.contextmanager
-def gamyeon(folder: Path, upstream: int, full: bool) -> Iterator[Target]:
+def gamyeon(folder: Path, upstream: int, name: str) -> Iterator[Target]:
     """Our gateway as `serve up` starts it, over an engine elsewhere."""
-    port, home = free_port(), folder / f"home-{full}"
+    full = name != "gamyeon-plain"
+    port, home = free_port(), folder / f"home-{name}"
     environment = {
         "GAMYEON_HOME": str(home),
         "GAMYEON_ENGINE_URL": f"http://127.0.0.1:{upstream}/v1",
         "GAMYEON_ENGINE_MODEL": "fake",
+        "GAMYEON_PERSONAS": str(personas(folder / f"personas-{name}", guard=name == "gamyeon-guarded")),
         "PYTHONPATH": str(ROOT),
     }
     key = make_key(environment) if full else ""
     command = [sys.executable, "-m", "serve.cli", "up", "--port", str(port)]
-    with process(command, folder / f"gamyeon-{full}.log", environment, ROOT) as pid:
+    with process(command, folder / f"{name}.log", environment, ROOT) as pid:
         wait_for(f"http://127.0.0.1:{port}/ready")
-        yield Target("gamyeon-full" if full else "gamyeon-plain", port, pid, "ironman" if full else "fake", key)
+        yield Target(name, port, pid, "ironman" if full else "fake", key)
+
+
+def personas(root: Path, guard: bool) -> Path:
+    """Iron Man alone, with the language guard or without it."""
+    if not root.exists():
+        (root / "ironman").mkdir(parents=True)
+        text = (ROOT / "personas" / "ironman" / "persona.yaml").read_text(encoding="utf-8")
+        text += "guard: {language: ko}\n" * guard
+        (root / "ironman" / "persona.yaml").write_text(text, encoding="utf-8")
+    return root
 
 
 def make_key(environment: dict[str, str]) -> str:
@@ -220,7 +232,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 64, 100])
-    parser.add_argument("--only", nargs="+", default=["direct", "gamyeon-plain", "gamyeon-full", "litellm"])
+    parser.add_argument(
+        "--only", nargs="+", default=["direct", "gamyeon-plain", "gamyeon-full", "gamyeon-guarded", "litellm"]
+    )
     parser.add_argument("--pace-ms", type=float, default=20, help="rhythm of the last part; 0: leave it out")
     given = parser.parse_args()
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
@@ -234,8 +248,9 @@ def main() -> None:
         stack.enter_context(process([*fake, str(paced), *pace], folder / "paced.log", {}))
         makers = {
             "direct": lambda port, pid=pid: contextlib.nullcontext(Target("direct", port, pid, "fake")),
-            "gamyeon-plain": lambda port: gamyeon(folder, port, full=False),
-            "gamyeon-full": lambda port: gamyeon(folder, port, full=True),
+            "gamyeon-plain": lambda port: gamyeon(folder, port, "gamyeon-plain"),
+            "gamyeon-full": lambda port: gamyeon(folder, port, "gamyeon-full"),
+            "gamyeon-guarded": lambda port: gamyeon(folder, port, "gamyeon-guarded"),
             "litellm": lambda port: litellm(folder, port),
         }
         targets = [stack.enter_context(makers[name](upstream)) for name in given.only]
