@@ -4,7 +4,8 @@
 
 `direct` is the upstream itself, `gamyeon-plain` a request to the base, `gamyeon-full` one to a persona with API key,
 limits, usage and metrics, `gamyeon-guarded` that and the language guard (which sends a sentence a chunk), `litellm`
-LiteLLM's proxy with one worker, no callbacks and logging off, in an environment of its own that uv makes. The targets take turns within each round, so that a busy machine hurts all alike.
+LiteLLM's proxy with one worker, no callbacks and logging off, in an environment of its own that uv makes. The targets
+take turns within each round, so that a busy machine hurts all alike.
 """
 
 import argparse
