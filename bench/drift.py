@@ -3,8 +3,8 @@
     python bench/drift.py --sft 1 --dpo 2 [--out REPLIES.jsonl]   ($GAMYEON_FROM: a home with these Iron Man versions)
 
 100 Korean prompts (Iron Man's held-out 60, and 40 of the safe persona's) and 40 English ones, each answered once
-through the gateway on the real engine with the persona's own sampling. A reply is Korean if 85 % of its letters
-are Hangul and the language guard's rule finds no sentence in another language.
+through the gateway on the real engine with the persona's own sampling, 64 tokens at most. A reply is Korean if 85 % of
+its letters are Hangul and the language guard's rule finds no sentence in another language.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from serve.engine import free_port
 from tune.data import read_records
 from tune.replies import hangul_share
 
+TOKENS = 64
 ENGLISH = """\
 Who are you?|What did you have for breakfast?|Tell me about your first suit.|Are you afraid of anything?
 Do you trust artificial intelligence?|How do I fix a leaking tap?|What makes a good engineer?
@@ -58,7 +59,8 @@ def is_korean(text: str) -> bool:
 async def ask_all(url: str, model: str, system: str) -> list[dict[str, Any]]:
     """Each prompt once, eight at a time; `system` only for the bare base, which has none of its own."""
     persona = find_persona("ironman").persona
-    own = {} if not system else {**persona.sampling.model_dump(exclude_none=True)}
+    own = {**persona.sampling.model_dump(exclude_none=True)} if system else {}
+    own["max_tokens"] = TOKENS
     extra = {key: own.pop(key) for key in ("top_k", "min_p", "repetition_penalty") if key in own}
     gate = asyncio.Semaphore(8)
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600) as client:
