@@ -96,7 +96,7 @@ def served_from(folder: Path, guard: bool) -> Path:
     shutil.copytree(personas_root(), root, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     file = root / "ironman" / "persona.yaml"
     fields = yaml.safe_load(file.read_text(encoding="utf-8"))
-    fields["guard"] = {"language": "ko"} if guard else None
+    fields |= {"guard": {"language": "ko"}} if guard else {}
     file.write_text(yaml.safe_dump(fields, allow_unicode=True), encoding="utf-8")
     return root
 
