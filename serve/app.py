@@ -69,6 +69,8 @@ class State:
     generate: Generate
     answers: Answers
     feedback: FeedbackStore
+    library: Library
+    jobs: Jobs
     tracing: "Tracing | None" = None
 
 
@@ -80,9 +82,11 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     upstream, usage, metrics = Upstream(settings, engine), Usage(settings.home.database), Metrics()
     generate = Generate(upstream, catalog, settings)
     answers, feedback = Answers(), FeedbackStore(settings.home.database)
-    state = State(settings, engine, upstream, catalog, access, usage, metrics, generate, answers, feedback)
     library = Library(settings)
     jobs = Jobs(library)
+    state = State(
+        settings, engine, upstream, catalog, access, usage, metrics, generate, answers, feedback, library, jobs
+    )  # fmt: skip
     # In this order on the way to the engine: what the user said is kept, passages come in, the guard answers.
     generate.hooks += [
         keep_answers(answers), Grounding(library, metrics), guard_replies(upstream, metrics, catalog.own_engine)
@@ -91,21 +95,13 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with _alive(state, app):
-            await jobs.resume()
-            try:
-                yield
-            finally:
-                jobs.stop()
-                library.close()
+            yield
 
     handlers = {ApiError: answer_error, 404: answer_not_found, 405: answer_method, 500: answer_crash,
                 OperationalError: answer_database}  # fmt: skip
     other = Starlette(routes=ROUTES, exception_handlers=handlers, lifespan=lifespan)
     other.router.redirect_slashes = False
     other.state.gamyeon = state
-    other.state.catalog = catalog
-    other.state.engine = engine
-    other.state.library, other.state.jobs = library, jobs
     app = Gateway(settings, access, metrics, generate, other)
     app.records += [count_call(metrics), count_usage(usage)]
     if settings.otlp_endpoint:
@@ -128,8 +124,11 @@ async def _alive(state: State, app: Gateway) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(work()) for work in works]
     tasks.append(asyncio.create_task(sweep(state.upstream, state.catalog)))
     try:
+        await state.jobs.resume()
         yield
     finally:
+        state.jobs.stop()
+        state.library.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # one that failed must not keep the engine alive

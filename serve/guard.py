@@ -21,7 +21,7 @@ from serve.errors import ApiError, EngineLost
 from serve.metrics import Metrics
 from serve.prompt import Payload
 from serve.steering import COUNTED, added_usage, applies, steered
-from serve.upstream import MAX_EVENT, Upstream, kept_headers, parsed, read_whole, streams
+from serve.upstream import MAX_EVENT, Upstream, kept_headers, parsed, read_whole, send_whole, streams
 from serve.wire import Wire
 
 
@@ -232,15 +232,8 @@ class Guarded:
             await self._event(send, event)
 
     async def _send_whole(self, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        reply = self.call.reply
-        reply.status, reply.started = status, True
-        reply.read_usage(body)
-        if status == 200:
-            for each in self.call.filters:
-                body = await each.whole(body)
-        headers = [*headers, (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        self.call.reply.status = status
+        await send_whole(send, self.call.reply, headers, body, self.call.filters)
 
     async def _give_up(self, send: Send) -> None:
         self._note_reply("cut" if self.good else "fallback")

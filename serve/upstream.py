@@ -225,14 +225,20 @@ async def relay(
         await send({"type": "http.response.start", "status": wire.status, "headers": headers})
         await _pass_stream(wire, send, reply, filters, strip_usage)
         return
-    body = await read_whole(wire)
-    if wire.status == 200:
+    await send_whole(send, reply, headers, await read_whole(wire), filters)
+
+
+async def send_whole(
+    send: Send, reply: Reply, headers: list[tuple[bytes, bytes]], body: bytes, filters: list[Filter]
+) -> None:
+    """Send a reply that is no stream, whose status `reply` has: filtered, its usage noted, where that is 200."""
+    if reply.status == 200:
         reply.read_usage(body)
         for each in filters:
             body = await each.whole(body)
     reply.started = True
-    headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": wire.status, "headers": headers})
+    headers = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

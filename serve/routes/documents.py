@@ -82,7 +82,7 @@ async def parsed(request: Request, model: type[Model], limit: int = 64 * 1024) -
 
 
 def _library(request: Request) -> Library:
-    library: Library = request.app.state.library
+    library: Library = request.app.state.gamyeon.library
     return library
 
 
@@ -119,7 +119,7 @@ async def delete_document(request: Request) -> Response:
 async def upload(request: Request) -> JSONResponse:
     """Files as `multipart/form-data`; 202 with the ingest that reads them."""
     library = _library(request)
-    jobs: Jobs = request.app.state.jobs
+    jobs: Jobs = request.app.state.gamyeon.jobs
     collection = await _run(library.collection, request.path_params["name"], key_of(request.scope))
     try:
         limit = library.settings.max_file_mib * 2**20
@@ -184,7 +184,9 @@ async def _save(file: UploadFile, target: Path) -> Path:
 async def ingest_status(request: Request) -> JSONResponse:
     name = request.path_params["name"]
     await _run(_library(request).collection, name, key_of(request.scope))
-    return JSONResponse({"object": "ingest", **asdict(request.app.state.jobs.find(name, request.path_params["id"]))})
+    return JSONResponse(
+        {"object": "ingest", **asdict(request.app.state.gamyeon.jobs.find(name, request.path_params["id"]))}
+    )
 
 
 async def search(request: Request) -> JSONResponse:

@@ -33,7 +33,7 @@ class Embed(BaseModel):
 
 async def embed(request: Request) -> JSONResponse:
     asked = await parsed(request, Embed, 2**20)
-    library: Library = request.app.state.library
+    library: Library = request.app.state.gamyeon.library
     name = library.settings.embedder
     if asked.model != name:
         raise ModelNotFound(f"The model '{asked.model}' does not exist; the embedder is '{name}'", param="model")

@@ -27,7 +27,7 @@ def _card(name: str, catalog: Catalog) -> dict[str, object]:
 
 
 async def list_models(request: Request) -> JSONResponse:
-    catalog: Catalog = request.app.state.catalog
+    catalog: Catalog = request.app.state.gamyeon.catalog
     try:
         names = catalog.names()
     except PersonaError as error:
@@ -36,7 +36,7 @@ async def list_models(request: Request) -> JSONResponse:
 
 
 async def get_model(request: Request) -> JSONResponse:
-    catalog: Catalog = request.app.state.catalog
+    catalog: Catalog = request.app.state.gamyeon.catalog
     name = request.path_params["id"]
     asked = parse_version_id(name)
     if asked and not catalog.registry.has(*asked):

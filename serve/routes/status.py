@@ -22,12 +22,12 @@ async def health(_: Request) -> JSONResponse:
 
 async def ready(request: Request) -> JSONResponse:
     """200 when the engine answers, else 503; the body says the stage either way."""
-    status = request.app.state.engine.status
+    status = request.app.state.gamyeon.engine.status
     return JSONResponse(asdict(status), 200 if status.state == "ready" else 503)
 
 
 async def show_openapi(request: Request) -> JSONResponse:
-    return JSONResponse(document(request.app.state.catalog.names()))
+    return JSONResponse(document(request.app.state.gamyeon.catalog.names()))
 
 
 async def show_metrics(request: Request) -> Response:

@@ -302,7 +302,7 @@ def test_files_of_a_removed_collection_do_not_come_back_as_a_shared_one(home: Ho
         mine, other = bearer(make_key(home, "documents")), bearer(make_key(home, "documents"))
         async with served(engine) as at:
             await at.client.post("/v1/collections", json={"name": "mine"}, headers=mine)
-            busy: asyncio.Lock = at.app._other.state.jobs._turn  # type: ignore[attr-defined]
+            busy: asyncio.Lock = at.app._other.state.gamyeon.jobs._turn  # type: ignore[attr-defined]
             await busy.acquire()  # another ingest runs
             files = {"file": ("보증.txt", TEXT.encode())}
             job = (await at.client.post("/v1/collections/mine/documents", files=files, headers=mine)).json()
@@ -310,7 +310,7 @@ def test_files_of_a_removed_collection_do_not_come_back_as_a_shared_one(home: Ho
             (home.uploads / "1").mkdir()
             (home.uploads / "1" / "보증.txt").write_text(TEXT)  # as an upload that ends only now
             busy.release()
-            jobs = at.app._other.state.jobs  # type: ignore[attr-defined]
+            jobs = at.app._other.state.gamyeon.jobs  # type: ignore[attr-defined]
             while jobs.find("mine", job["id"]).state in ("waiting", "reading", "embedding"):
                 await asyncio.sleep(0.05)
             assert jobs.find("mine", job["id"]).error == "the collection was removed before its files were read"
