@@ -33,13 +33,12 @@ class Pair:
 
 def default_questions(persona: PersonaFolder | None, count: int = 10) -> list[str]:
     """The standing questions, the persona's own, then held-out ones, evenly from the whole file; no duplicates."""
-    from tune.data import read_records
+    from tune.data import read_held_out
 
     found = [*SPEC_QUESTIONS]
     if persona is not None:
         found += persona.persona.questions
-        if persona.eval_file.is_file():
-            held_out = [r.prompt for r in read_records([persona.eval_file]) if r.prompt not in found]
+        if held_out := [r.prompt for r in read_held_out(persona) if r.prompt not in found]:
             missing = max(0, count - len(dict.fromkeys(found)))
             found += [held_out[i * len(held_out) // max(1, missing)] for i in range(missing)]
     return list(dict.fromkeys(found))[:count]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from personas.lang import say
+from personas.loader import PersonaFolder
 from tune.data_tools.llama_factory import INFO_FILE
 from tune.data_tools.reader import Fault, Source
 from tune.formats.base import DataError, Message, Turn
@@ -21,6 +22,11 @@ __all__ = ["DataError", "Message", "Record", "Turn", "data_hash", "prompt_overla
 
 def _tell(note: str) -> None:
     print(f"· {note}", file=sys.stderr)
+
+
+def read_held_out(folder: PersonaFolder) -> list[Record]:
+    """A persona's held-out set; empty where it has none. Raises as `read_records` does."""
+    return read_records([folder.eval_file]) if folder.eval_file.is_file() else []
 
 
 def read_records(files: list[Path], note: Callable[[str], None] = _tell) -> list[Record]:

@@ -24,13 +24,7 @@ from tune.preference_settings import PreferenceSettings
 
 
 class _Trainer(CachedReferences, DPOTrainer):  # type: ignore[misc]
-    def __init__(self, references: Path, **options: Any) -> None:
-        self.references = references
-        super().__init__(**options)
-        self.drop_reference_adapter()
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset  # token ids already
+    """TRL's, on token ids and with cached references."""
 
 
 def _row(pair: Pair, tokenizer: Any, system_prompt: str, settings: PreferenceSettings) -> dict[str, list[int]]:

@@ -26,13 +26,7 @@ from tune.preference_settings import PreferenceSettings
 
 
 class _Trainer(CachedReferences, KTOTrainer):  # type: ignore[misc]
-    def __init__(self, references: Path, **options: Any) -> None:
-        self.references = references
-        super().__init__(**options)
-        self.drop_reference_adapter()
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset  # token ids already, and the mismatched answers of the KL term
+    """TRL's, on token ids and with cached references."""
 
 
 def _with_mismatched(rows: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:

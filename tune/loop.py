@@ -16,7 +16,7 @@ from personas.loader import PersonaFolder
 from personas.memory import keep_freed_memory
 from personas.registry import Registry
 from personas.schema import Persona
-from tune.data import DataError, Record, read_records
+from tune.data import DataError, Record, read_held_out
 from tune.preference_settings import PreferenceSettings
 from tune.recipe import refuse_missing_tracker, refuse_rank
 from tune.runs import PROMPT_FILE, RUN_FILE
@@ -152,7 +152,7 @@ def pass_gate(
 ) -> Outcome:
     """Measure a published candidate, `model` being its PEFT model, and make it live if the gate lets it."""
     registry = Registry(home.database)
-    held_out = read_records([folder.eval_file]) if folder.eval_file.is_file() else []
+    held_out = read_held_out(folder)
     if not held_out:
         return settle(registry, candidate, None, force=force)
     from tune.gate import measure

@@ -28,11 +28,10 @@ Qlora = Annotated[bool, typer.Option("--qlora", help=say("베이스를 nf4로", 
 
 def _lessons(folder: "PersonaFolder", home: "Home") -> "Lessons":
     from personas.feedback_store import FeedbackStore
-    from tune.data import read_records
+    from tune.data import read_held_out
     from tune.learn import gather
 
-    held_out = read_records([folder.eval_file]) if folder.eval_file.is_file() else []
-    return gather(FeedbackStore(home.database).all(folder.persona.name), held_out)
+    return gather(FeedbackStore(home.database).all(folder.persona.name), read_held_out(folder))
 
 
 def _prefer(

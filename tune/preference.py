@@ -26,7 +26,7 @@ from tune.data import DataError, Record, Turn
 from tune.device import Memory, memory_now, memory_since, supports_bf16
 from tune.examples import IGNORED, encode
 from tune.faults import disk_explained, memory_explained
-from tune.model import DTYPES, keep_trainable, precision_here
+from tune.model import DTYPES, keep_trainable, optimizer_here, precision_here
 from tune.preference_settings import PreferenceSettings
 from tune.sft import last_checkpoint
 
@@ -123,9 +123,15 @@ class CachedReferences:
     TRL keeps its cache beside the data set's own files, and one that was made in memory has none.
     """
 
-    references: Path
+    def __init__(self, references: Path, **options: Any) -> None:
+        self.references = references
+        super().__init__(**options)
+        self._drop_reference_adapter()
 
-    def drop_reference_adapter(self) -> None:
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset  # token ids already; for KTO with the mismatched answers of its KL term
+
+    def _drop_reference_adapter(self) -> None:
         """Take the frozen copy off as soon as its log-probabilities are known.
 
         It would lie in every checkpoint beside the trained adapter, and the Trainer, finding its folder there,
@@ -175,7 +181,7 @@ def trainer_options(settings: PreferenceSettings, folder: Path) -> dict[str, Any
         "lr_scheduler_type": settings.schedule,
         "warmup_steps": settings.warmup_steps,
         "weight_decay": settings.weight_decay,
-        "optim": settings.optimizer if torch.cuda.is_available() else "adamw_torch",
+        "optim": optimizer_here(settings.optimizer),
         "max_length": settings.max_length,
         "beta": settings.beta,
         "precompute_ref_log_probs": True,

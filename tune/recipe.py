@@ -16,7 +16,7 @@ from personas.home import Home
 from personas.lang import say
 from personas.loader import PersonaFolder
 from personas.memory import keep_freed_memory
-from tune.data import Record, data_hash, read_records
+from tune.data import Record, data_hash, read_held_out, read_records
 from tune.families import refuse_unservable
 from tune.preset_files import SettingsError
 from tune.runs import PROMPT_FILE, RUN_FILE
@@ -53,7 +53,7 @@ def plan_persona(folder: PersonaFolder, settings: SftSettings, home: Home) -> Pl
     _refuse_whole_model(settings, persona.name)
     refuse_rank(settings.rank)
     records = read_records(folder.data_files)
-    held_out = read_records([folder.eval_file]) if folder.eval_file.is_file() else []
+    held_out = read_held_out(folder)
     base = prepare_base(persona.base, home, print)
     refuse_unservable(base)
     return _plan(persona.name, base, records, held_out, persona.system_prompt, settings, home)
