@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,12 @@ def machine() -> dict[str, Any]:
         (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "?"
     )
     return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+def copy_models(models: Path) -> None:
+    """Take prepared bases over from the home that `$GAMYEON_FROM` names, if any, so that none is prepared anew."""
+    if source := os.environ.get("GAMYEON_FROM"):
+        shutil.copytree(Path(source) / "models", models, dirs_exist_ok=True, symlinks=True)
 
 
 @contextlib.contextmanager

@@ -29,6 +29,8 @@ import uvloop
 from common import emit, machine, process
 from load import Load, load, request_bytes
 
+from serve.engine import free_port
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 LITELLM = "litellm[proxy]==1.106.2"  # 1.109.1 does not install
@@ -49,15 +51,6 @@ class Target:
     pid: int
     model: str
     key: str = ""
-
-
-def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(url: str, seconds: float = 120, headers: dict[str, str] | None = None) -> None:

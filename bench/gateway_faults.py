@@ -24,9 +24,10 @@ from pathlib import Path
 import httpx
 import psutil
 from common import emit, machine, process
-from gateway import HERE, ROOT, free_port, memory_mib, wait_for
+from gateway import HERE, ROOT, memory_mib, wait_for
 
 from personas.registry import Registry
+from serve.engine import free_port
 
 SECONDS = 25  # longer than the gateway's idle limit here: what takes more hangs
 

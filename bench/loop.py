@@ -6,7 +6,6 @@ The persona answers 20 prompts; a reader's corrections, written for this bench, 
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import emit, machine
+from common import copy_models, emit, machine
 
 from personas.adapters import AdapterStore, read_manifest
 from personas.bases import prepare_base
@@ -51,8 +50,7 @@ CORRECTIONS = {
 
 def prepared(folder: str) -> Home:
     home = Home(Path(folder))
-    if source := os.environ.get("GAMYEON_FROM"):
-        shutil.copytree(Path(source) / "models", home.models, dirs_exist_ok=True, symlinks=True)
+    copy_models(home.models)
     prepare_base(find_persona("ironman").persona.base, home)
     install_shipped(load_personas(), AdapterStore(home.adapters), Registry(home.database))
     return home

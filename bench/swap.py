@@ -9,7 +9,6 @@ its `model` fields, and greedy texts tell versions apart.
 import argparse
 import asyncio
 import json
-import os
 import shutil
 import signal
 import statistics
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from common import emit, machine, process
+from common import copy_models, emit, machine, process
 from safetensors.torch import load_file, save_file
 
 from personas.adapters import CONFIG_FILE, WEIGHTS_FILE, AdapterStore
@@ -182,8 +181,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine is ended, too
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        if source := os.environ.get("GAMYEON_FROM"):
-            shutil.copytree(Path(source) / "models", home.models, dirs_exist_ok=True, symlinks=True)
+        copy_models(home.models)
         make_versions(home)
         port = free_port()
         command = [sys.executable, "-m", "serve.cli", "up", "--port", str(port)]
