@@ -146,8 +146,8 @@ def test_answers_are_polite(kind: str) -> None:
 
 
 def test_instructions_in_passages_are_not_followed() -> None:
-    injected = read_records([find_persona("docs").path / "data" / "injection.jsonl"])
-    assert len(injected) >= 20
+    injected = read_records(sorted((find_persona("docs").path / "data").glob("injection*.jsonl")))
+    assert len(injected) >= 50
     for record in injected:
         text, answer = passages_of(record), record.messages[-1].content
         assert INSTRUCTION.search(text), record

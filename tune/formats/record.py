@@ -14,6 +14,7 @@ class Record(Row):
     model_config = ConfigDict(extra="forbid")
 
     category: str
+    topic: str = ""  # of a harmful request: OpenAI's moderation category, which `serve moderation fit` learns
     messages: list[Turn]
 
     @model_validator(mode="after")
