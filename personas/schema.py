@@ -17,6 +17,9 @@ def is_name(text: str) -> bool:
     return re.fullmatch(NAME, text) is not None
 
 
+Policy = Literal["off", "observe", "enforce"]
+
+
 class Sampling(BaseModel):
     """Default sampling of a persona: applied only where the client's request says nothing."""
 
@@ -38,11 +41,22 @@ class Guard(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    mode: Policy = Field("enforce", description="observe: drift is counted, and the reply goes on as it is")
     language: Literal["ko"] = "ko"
     threshold: float = Field(0.3, gt=0, le=1, description="share of English letters that makes a sentence drift")
     tries: int = Field(2, ge=0, le=4, description="new answers from the last good sentence on")
     allow: list[Text] = Field(default_factory=list, description="words in Latin letters that always pass")
     fallback: Text = Field("지금은 한국어로 대답이 잘 나오지 않네요. 다시 한번 물어봐 주시겠어요?")
+
+
+class Policies(BaseModel):
+    """What is looked for in requests and replies. `observe` counts it; `enforce` acts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    harmful: Policy = Field("off", description="enforce: a harmful request is answered in the safe persona's manner")
+    personal_data_in: Policy = Field("off", description="enforce: masked before the model reads it")
+    personal_data_out: Policy = Field("off", description="enforce: masked before the reader sees it")
 
 
 class Judge(BaseModel):
@@ -100,6 +114,7 @@ class Persona(BaseModel):
     system_prompt: Text
     sampling: Sampling = Field(default_factory=Sampling)
     guard: Guard | None = Field(None, description="the language guard; none where it is left out")
+    policies: Policies = Field(default_factory=Policies, description="harmful requests, personal data")
     gate: Gate = Field(default_factory=Gate, description="what a new version must show to go live")
     documents: Documents | None = Field(None, description="what the persona may look up")
     base: str = Field(EMBEDDED_BASE, description="embedded:NAME, a local folder, or a hub id")

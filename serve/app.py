@@ -1,6 +1,7 @@
 """The gateway put together: one engine, one catalog, one connection pool, and the routes."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from personas.adapters import AdapterStore
+from personas.errors import GamyeonError
 from personas.feedback_store import FeedbackStore
-from personas.loader import personas_root
+from personas.loader import load_personas, personas_root
 from personas.registry import Registry
 from serve.access import Access
 from serve.call import Call, Record
 from serve.catalog import Catalog
-from serve.context import Grounding, Library
+from serve.context import Grounding, Library, own_embed
 from serve.engine import Engine
 from serve.errors import ApiError, answer_crash, answer_database, answer_error, answer_method, answer_not_found
 from serve.feedback import Answers, keep_answers
@@ -25,7 +27,9 @@ from serve.gateway import Gateway, count_call, log_call
 from serve.guard import guard_replies
 from serve.jobs import Jobs
 from serve.metrics import Metrics
-from serve.routes import admin, documents, embeddings, versions
+from serve.moderation import HEAD_FILE, Moderator, make_moderator
+from serve.policies import PolicyHook
+from serve.routes import admin, documents, embeddings, moderations, versions
 from serve.routes.feedback import give_feedback
 from serve.routes.generate import Generate
 from serve.routes.models import get_model, list_models
@@ -38,6 +42,7 @@ from serve.usage import Usage
 if TYPE_CHECKING:
     from serve.tracing import Tracing
 
+log = logging.getLogger(__name__)
 
 # Every route but those that generate; others add theirs here.
 ROUTES = [
@@ -52,6 +57,7 @@ ROUTES = [
     *versions.ROUTES,
     *documents.ROUTES,
     *embeddings.ROUTES,
+    *moderations.ROUTES,
 ]
 
 
@@ -71,6 +77,7 @@ class State:
     feedback: FeedbackStore
     library: Library
     jobs: Jobs
+    moderator: Moderator
     tracing: "Tracing | None" = None
 
 
@@ -84,12 +91,15 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     answers, feedback = Answers(), FeedbackStore(settings.home.database)
     library = Library(settings)
     jobs = Jobs(library)
+    moderator = make_moderator(settings, personas_root() / settings.safe_persona / HEAD_FILE, own_embed)
     state = State(
-        settings, engine, upstream, catalog, access, usage, metrics, generate, answers, feedback, library, jobs
+        settings, engine, upstream, catalog, access, usage, metrics, generate, answers, feedback, library, jobs,
+        moderator,
     )  # fmt: skip
-    # In this order on the way to the engine: what the user said is kept, passages come in, the guard answers.
+    # In this order on the way to the engine: policies, what the user said is kept, passages come in, the guard answers.
     generate.hooks += [
-        keep_answers(answers), Grounding(library, metrics), guard_replies(upstream, metrics, catalog.own_engine)
+        PolicyHook(catalog, moderator, metrics, settings.safe_persona), keep_answers(answers),
+        Grounding(library, metrics), guard_replies(upstream, metrics, catalog.own_engine),
     ]  # fmt: skip
 
     @asynccontextmanager
@@ -123,6 +133,7 @@ async def _alive(state: State, app: Gateway) -> AsyncIterator[None]:
     works = (state.access.keep_fresh, state.usage.keep_writing, app.end_slow_readers)
     tasks = [asyncio.create_task(work()) for work in works]
     tasks.append(asyncio.create_task(sweep(state.upstream, state.catalog)))
+    tasks.append(asyncio.create_task(_warm(state)))
     try:
         await state.jobs.resume()
         yield
@@ -140,6 +151,16 @@ async def _alive(state: State, app: Gateway) -> AsyncIterator[None]:
         state.access.close()
         state.feedback.close()
         state.catalog.registry.close()
+
+
+async def _warm(state: State) -> None:
+    """Load what judges requests before the first one comes, where a persona wants it."""
+    try:
+        folders = load_personas(state.catalog.root).values()
+        if any(folder.persona.policies.harmful != "off" for folder in folders):
+            await state.moderator.judge(["안녕하세요"])
+    except (GamyeonError, ApiError) as error:
+        log.warning("requests cannot be judged: %s", error)
 
 
 def count_usage(usage: Usage) -> Record:

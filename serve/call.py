@@ -35,6 +35,7 @@ class Call:
     payload: dict[str, Any] | None = None
     stream: bool = False
     filters: list[Filter] = field(default_factory=list)
+    redirected: bool = False  # a policy lets another persona answer
     settled: bool = False  # what the reply says is known already; the engine gives its form alone
     wraps: list[Callable[[Send], Send]] = field(default_factory=list)
     answer: Callable[[Send], Awaitable[None]] | None = None

@@ -13,6 +13,7 @@ from personas.lang import say
 from serve.cli_keys import keys, usage
 from serve.cli_watch import status, top
 from serve.feedback_cli import app as feedback_app
+from serve.moderation_cli import app as moderation_app
 
 if TYPE_CHECKING:
     from serve.engine import Status
@@ -50,6 +51,7 @@ def up(
 
 app.add_typer(keys, name="keys")
 app.add_typer(feedback_app, name="feedback")
+app.add_typer(moderation_app, name="moderation")
 app.command(help=say("키와 페르소나별 사용량", "Usage by key and persona"))(usage)
 app.command(help=say("게이트웨이와 엔진의 상태", "State of gateway and engine"))(status)
 app.command(help=say("요청, 토큰, 지연을 계속 보여 줍니다", "Requests, tokens and latency, live"))(top)

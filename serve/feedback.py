@@ -18,6 +18,7 @@ from starlette.types import Message, Send
 
 from personas.feedback_store import Content, Feedback, FeedbackStore
 from serve.call import Call, Hook
+from serve.citing import Citing
 from serve.errors import AnswerNotFound
 from serve.prompt import Payload
 
@@ -158,13 +159,13 @@ def keep_answers(answers: Answers) -> Hook:
         assert call.target
         assert call.target.persona
         assert call.asked is not None
-        if call.route != "/v1/chat/completions":
+        if call.route != "/v1/chat/completions" or call.redirected:  # nothing is learnt from another persona's words
             return
         persona, key = call.target.persona.name, call.key.id if call.key else ""
         kept = Kept(persona, call.target.version, call.user, call.asked, key, failures=call.drifts)
 
         def wrap(send: Send) -> Send:
-            kept.grounded = bool(call.filters)  # passages came in by a later hook
+            kept.grounded = any(isinstance(each, Citing) for each in call.filters)  # passages came in by a later hook
             return answers.watch(send, kept)
 
         call.wraps.append(wrap)

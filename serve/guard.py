@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -18,6 +19,7 @@ from personas.language import Sentences, first_drift, judge
 from personas.schema import Guard
 from serve.call import Call, Hook
 from serve.errors import ApiError, EngineLost
+from serve.masking import Overheard
 from serve.metrics import Metrics
 from serve.prompt import Payload
 from serve.steering import COUNTED, added_usage, applies, steered
@@ -245,6 +247,14 @@ class Guarded:
         await self._done(send)
 
 
+def _observed(guard: Guard, metrics: Metrics, call: Call, text: str) -> None:
+    """Count what the guard would have turned back."""
+    allowed = frozenset(word.lower() for word in guard.allow)
+    drift = first_drift(text, guard.threshold, allowed)[2]
+    metrics.labelled(metrics.guard_sentences, call.model, drift or "none").inc()
+    metrics.labelled(metrics.guard_replies, call.model, "observed" if drift else "clean").inc()
+
+
 def guard_replies(upstream: Upstream, metrics: Metrics, vllm: bool) -> Hook:
     """A hook that lets the guard answer for a persona that asks for it."""
 
@@ -253,7 +263,11 @@ def guard_replies(upstream: Upstream, metrics: Metrics, vllm: bool) -> Hook:
         assert call.target.persona
         assert call.payload is not None
         guard = call.target.persona.guard
-        if guard and not call.settled and applies(guard, call.route, call.payload):
+        if not guard or guard.mode == "off" or call.settled or not applies(guard, call.route, call.payload):
+            return
+        if guard.mode == "observe":
+            call.filters.append(Overheard(partial(_observed, guard, metrics, call)))
+        else:
             call.answer = Guarded(upstream, metrics, guard, call, vllm).run
 
     return hook

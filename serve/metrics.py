@@ -38,6 +38,9 @@ class Metrics:
         self.guard_replies = Counter(
             "gamyeon_guard_replies", "Guarded replies by outcome", ["model", "outcome"], registry=own
         )
+        self.policies = Counter(
+            "gamyeon_policy_findings", "What policies found", ["model", "policy", "mode"], registry=own
+        )
         self.feedback = Counter("gamyeon_feedback", "Thumbs", ["persona", "version", "value"], registry=own)
         self.retrieval = Histogram(
             "gamyeon_retrieval_seconds", "To look passages up", ["persona", "found"], buckets=_SECONDS, registry=own

@@ -13,6 +13,7 @@ from serve.feedback import Word
 from serve.routes.admin import NewKey
 from serve.routes.documents import NewCollection, Question
 from serve.routes.embeddings import Embed
+from serve.routes.moderations import Moderate
 from serve.routes.versions import Move, ToCanary, ToErase, ToVersion
 
 Json = dict[str, Any]
@@ -113,6 +114,9 @@ def _own_paths() -> Json:
         "/ready": {"get": ready},
         "/metrics": {"get": {"summary": "Prometheus", "responses": _answers({"type": "string"}, kind="text/plain")}},
         "/v1/models": {"get": _get("Names that can be asked for", _list_of(model))},
+        "/v1/moderations": {
+            "post": _post("Harm, insult or despair", Moderate, {"type": "object"}, _404="no such model")
+        },
         "/v1/models/{id}": {"get": _get("One of them", model, {"404": "no such model"}, parameters=[name])},
     }
 

@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     drain_seconds: int = Field(20, ge=0, description="how long a stop waits for running replies")
     max_in_flight: int = Field(256, ge=1, description="requests at work at a time; more are told to come again (429)")
     max_choices: int = Field(32, ge=1, description="answers that one request may ask for: n times prompts")
+    safe_persona: str = Field("safe", description="whose manner answers a harmful request where that is a policy")
+    moderation_url: str = Field("", description="an OpenAI-compatible server that judges texts, up to and with /v1")
+    moderation_model: str = Field("omni-moderation-latest", description="that server's model")
+    moderation_key_env: str = Field("OPENAI_API_KEY", description="the environment variable that holds its key")
     log_requests: bool = Field(False, description="a JSON line for each request, without its content")
     log_content: bool = Field(False, description="what was asked in those lines, too")
     otlp_endpoint: str = Field("", description="where OpenTelemetry traces go (OTLP over HTTP), as …/v1/traces")
@@ -48,8 +52,17 @@ class Settings(BaseSettings):
     @property
     def engine_key(self) -> SecretStr | None:
         """The outside engine's key, read when it is needed and never stored."""
-        value = os.environ.get(self.engine_key_env) if self.engine_key_env else None
-        return SecretStr(value) if value else None
+        return _secret(self.engine_key_env)
+
+    @property
+    def moderation_key(self) -> SecretStr | None:
+        """The moderation server's key, likewise."""
+        return _secret(self.moderation_key_env)
+
+
+def _secret(name: str) -> SecretStr | None:
+    value = os.environ.get(name) if name else None
+    return SecretStr(value) if value else None
 
 
 def is_loopback(host: str) -> bool:

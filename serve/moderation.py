@@ -1,0 +1,170 @@
+"""Does a text ask for harm, insult or despair? Probabilities in OpenAI's categories, from the embedded embedder.
+
+A linear head over e5's sentence vectors, fitted to the labelled examples of the safe persona (`serve moderation fit`);
+its file lies beside them. Figures: docs/gateway.md.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.errors import ApiError
+from serve.settings import Settings
+
+Vectors = NDArray[np.float32]
+Embed = Callable[[list[str]], Vectors]
+HARMLESS = "harmless"
+CATEGORIES = (
+    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
+    "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
+)  # fmt: skip
+HEAD_FILE = "moderation.npz"
+_WINDOW = 120  # characters that are judged together: the examples are short, and a request hides in a long text
+_MOST_WINDOWS = 24
+
+
+class ModerationUnavailable(ApiError):
+    """Nobody can judge now: no fitted head, or the outside endpoint does not answer."""
+
+    status = 503
+    code = "moderation_unavailable"
+
+
+@dataclass(frozen=True)
+class Head:
+    """A softmax over classes: weights (dimension, classes), bias (classes,), both with the temperature in them.
+
+    `threshold`: the probability of not being harmless from which a text is flagged.
+    """
+
+    classes: tuple[str, ...]
+    weights: Vectors
+    bias: Vectors
+    threshold: float
+
+    def probabilities(self, vectors: Vectors) -> Vectors:
+        """(texts, classes) of vectors (texts, dimension)."""
+        logits = vectors @ self.weights + self.bias
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+    def save(self, file: Path) -> None:
+        np.savez_compressed(
+            file, classes=np.array(self.classes), weights=self.weights, bias=self.bias, threshold=self.threshold
+        )
+
+    @staticmethod
+    def load(file: Path) -> "Head":
+        if not file.is_file():
+            raise ModerationUnavailable("the moderator is not fitted (run: serve moderation fit --write)")
+        with np.load(file, allow_pickle=False) as held:
+            classes = tuple(str(name) for name in held["classes"])
+            return Head(classes, held["weights"], held["bias"], float(held["threshold"]))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is thought of one text: each category's probability, and those that it is flagged for."""
+
+    scores: dict[str, float]
+    flagged: frozenset[str]
+
+    def as_row(self) -> dict[str, Any]:
+        """One of OpenAI's `results`."""
+        return {
+            "flagged": bool(self.flagged),
+            "categories": {name: name in self.flagged for name in CATEGORIES},
+            "category_scores": {name: round(self.scores.get(name, 0.0), 6) for name in CATEGORIES},
+            "category_applied_input_types": {name: ["text"] for name in CATEGORIES},
+        }
+
+
+class Moderator(Protocol):
+    """Who judges texts."""
+
+    name: str
+
+    async def judge(self, texts: list[str]) -> list[Verdict]: ...
+
+
+class OwnModerator:
+    """The fitted head over the embedded embedder, both loaded at the first text."""
+
+    def __init__(self, file: Path, make_embed: Callable[[], Embed]) -> None:
+        self.name = "gamyeon-moderation"
+        self._parts = lru_cache(maxsize=1)(lambda: (Head.load(file), make_embed()))
+        self._turn = asyncio.Lock()  # the embedder takes one call at a time; those that wait hold no thread
+
+    async def judge(self, texts: list[str]) -> list[Verdict]:
+        async with self._turn:
+            return await asyncio.to_thread(self._judge, texts)
+
+    def _judge(self, texts: list[str]) -> list[Verdict]:
+        head, embed = self._parts()
+        pieces = [windows(text) for text in texts]
+        made = head.probabilities(embed([window for group in pieces for window in group]))
+        harmless = head.classes.index(HARMLESS)
+        verdicts, start = [], 0
+        for group in pieces:
+            rows = made[start : start + len(group)]
+            start += len(group)
+            worst = rows[rows[:, harmless].argmin()]
+            scores = {name: float(p) for name, p in zip(head.classes, worst, strict=True) if name != HARMLESS}
+            verdicts.append(Verdict(scores, flagged(scores, head.threshold)))
+        return verdicts
+
+
+class OutsideModerator:
+    """An OpenAI-compatible `/v1/moderations` (`GAMYEON_MODERATION_URL`)."""
+
+    def __init__(self, settings: Settings) -> None:
+        import openai
+
+        key = settings.moderation_key
+        self.name = settings.moderation_model
+        self._client = openai.AsyncOpenAI(
+            base_url=settings.moderation_url, api_key=key.get_secret_value() if key else "none", timeout=10
+        )
+
+    async def judge(self, texts: list[str]) -> list[Verdict]:
+        import openai
+
+        try:
+            reply = await self._client.moderations.create(input=texts, model=self.name)
+        except openai.OpenAIError as error:
+            raise ModerationUnavailable(f"the moderation endpoint failed: {type(error).__name__}") from None
+        return [_outside(result.model_dump(by_alias=True)) for result in reply.results]
+
+
+def _outside(result: dict[str, Any]) -> Verdict:
+    yes = {name for name, is_so in result["categories"].items() if is_so}
+    scores = {name: float(score) for name, score in result["category_scores"].items() if score is not None}
+    return Verdict(scores, frozenset(yes))
+
+
+def flagged(scores: dict[str, float], threshold: float) -> frozenset[str]:
+    """The categories of a text: none while it is likelier harmless, else the likeliest and all with half of that."""
+    if sum(scores.values()) < threshold:
+        return frozenset()
+    most = max(scores.values())
+    return frozenset(name for name, score in scores.items() if score >= most / 2)
+
+
+def windows(text: str) -> list[str]:
+    """A text's pieces of up to 120 characters that overlap by half, 24 at most: the first and the last ones."""
+    if len(text) <= _WINDOW:
+        return [text]
+    pieces = [text[start : start + _WINDOW] for start in range(0, len(text) - _WINDOW // 2, _WINDOW // 2)]
+    half = _MOST_WINDOWS // 2
+    return pieces if len(pieces) <= _MOST_WINDOWS else [*pieces[:half], *pieces[-half:]]
+
+
+def make_moderator(settings: Settings, file: Path, make_embed: Callable[[], Embed]) -> Moderator:
+    """The moderator that the settings ask for."""
+    return OutsideModerator(settings) if settings.moderation_url else OwnModerator(file, make_embed)
