@@ -30,16 +30,18 @@ FEATURES = (
     "overlap_5",
     "overlap_10",
     "mutual_rank",
+    "unseen",
+    "fused",
+    "fused_margin",
     "terms",
 )
 _FEW = 10  # passages that margins and overlaps are taken over
 _FILE = Path(__file__).parent / "calibration.json"
 
 
-def idf(searcher: Searcher, collection: Collection, terms: list[str]) -> dict[str, float]:
-    """How rare each term is in a collection: ln(1 + (N − n + ½) / (n + ½)), as BM25 has it."""
-    total, counts = frequencies(searcher.store.db, table_of(collection.id), terms)
-    return {term: math.log(1 + (total - n + 0.5) / (n + 0.5)) for term, n in counts.items()}
+def idf(total: int, count: int) -> float:
+    """How rare a term is that stands in `count` of `total` passages: ln(1 + (N − n + ½) / (n + ½)), as BM25 has it."""
+    return math.log(1 + (total - count + 0.5) / (count + 0.5))
 
 
 def features(searcher: Searcher, collection: Collection, found: Found) -> dict[str, float]:
@@ -47,7 +49,8 @@ def features(searcher: Searcher, collection: Collection, found: Found) -> dict[s
     from rag.store import embedded_text
     from rag.terms import many_terms
 
-    weights = idf(searcher, collection, found.terms)
+    total, counts = frequencies(searcher.store.db, table_of(collection.id), found.terms)
+    weights = {term: idf(total, count) for term, count in counts.items()}
     hits = found.hits[:3]
     held = [set(t) for t in many_terms([embedded_text(h.passage.heading, h.passage.text) for h in hits])]
     joined: set[str] = set().union(*held)
@@ -69,6 +72,9 @@ def features(searcher: Searcher, collection: Collection, found: Found) -> dict[s
         "overlap_5": len(set(dense[:5]) & set(bm25[:5])) / 5,
         "overlap_10": len(set(dense[:10]) & set(bm25[:10])) / 10,
         "mutual_rank": _mutual(dense, bm25),
+        "unseen": sum(count == 0 for count in counts.values()) / max(1, len(counts)),
+        "fused": hits[0].score if hits else 0.0,
+        "fused_margin": hits[0].score - hits[1].score if len(hits) > 1 else 0.0,
         "terms": float(len(weights)),
     }
 
