@@ -74,7 +74,9 @@ def test_the_loss_and_its_gradient_are_those_of_rows_of_their_own(family: str) -
     assert has_plain_frozen_head(model)
     assert can_pack(model.config, 20)
     add_label_loss(model)
-    packed = model(**SharedPrefixCollator(shared_prefix(EXAMPLES))(EXAMPLES), label_loss=True)
+    row = SharedPrefixCollator(shared_prefix(EXAMPLES))(EXAMPLES)
+    assert row["input_ids"].shape == (1, 64)  # rows have few lengths
+    packed = model(**row, label_loss=True)
     packed.loss.backward()
     assert packed.tokens == 12
     assert packed.loss.item() == pytest.approx(plain.item(), rel=1e-5)

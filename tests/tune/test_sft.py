@@ -96,6 +96,22 @@ def test_goes_on_past_a_checkpoint_that_a_kill_left_half_written(base: Base, tmp
     assert run(base, tmp_path, max_steps=2).steps == 2
 
 
+def test_a_batch_worked_off_in_pieces_trains_the_same(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune.sft._CPU_BATCH", 4)
+    whole = run(base, tmp_path / "whole", batch_size=4, max_steps=3)
+    monkeypatch.setattr("tune.sft._CPU_BATCH", 2)
+    pieces = run(base, tmp_path / "pieces", batch_size=4, max_steps=3)
+    assert (whole.steps, pieces.steps) == (3, 3)
+    wanted = trained_values(whole)
+    for name, value in trained_values(pieces).items():
+        torch.testing.assert_close(value, wanted[name], atol=2e-4, rtol=2e-2, msg=name)
+    assert losses(tmp_path / "pieces" / "checkpoint-3") == pytest.approx(
+        losses(tmp_path / "whole" / "checkpoint-3"), rel=1e-3
+    )
+
+
 def test_validation_keeps_the_best(base: Base, tmp_path: Path) -> None:
     assert run(base, tmp_path, max_steps=2, validation_share=0.25).steps == 2
     state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
