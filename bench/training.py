@@ -81,8 +81,8 @@ def train_llamafactory(base: Any, records: list[Any], system_prompt: str, folder
         "bf16": True, "use_cpu": True, "report_to": "none", "save_strategy": "no", "overwrite_cache": True,
         "preprocessing_num_workers": 1, "dataloader_num_workers": 0,
     }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(options))
-    command = [os.environ["LLAMAFACTORY_PYTHON"], "-m", "llamafactory.cli", "train", str(folder / "run.json")]
+    (folder / "run.yaml").write_text(json.dumps(options))  # 0.9.5 cannot read a file that ends in .json
+    command = [os.environ["LLAMAFACTORY_PYTHON"], "-m", "llamafactory.cli", "train", str(folder / "run.yaml")]
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     made = subprocess.run(command, env={**clean, "DISABLE_VERSION_CHECK": "1"}, capture_output=True, text=True)
     if made.returncode:
@@ -127,7 +127,6 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS, default="")
     options = parser.parse_args()
     if options.one:
-        sys.path.remove(str(Path(__file__).parent))  # `tune` is the package there, not this file
         run_one(options.one, options.records)
         return
     names = ["ours", "trl"] + (["llamafactory"] if options.llamafactory else [])
