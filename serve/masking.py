@@ -58,6 +58,8 @@ class Masked:
         reply = parsed(body)
         for holder, name in _whole_texts(reply):
             holder[name] = await self._masked(holder[name])
+        for choice in reply.get("choices", ()) if self._noted else ():
+            choice["logprobs"] = None  # they would tell what was masked
         return orjson.dumps(reply) if self._noted else body
 
     async def events(self, data: bytes) -> bytes:
@@ -116,7 +118,7 @@ def _texts(choice: dict[str, Any], holder: str) -> list[tuple[dict[str, Any], st
 
 
 def _put(choice: dict[str, Any], text: str) -> None:
-    """Put a text into a stream's choice; log probabilities would tell what it stood for."""
+    """Put a text into a stream's choice, without its log probabilities."""
     if isinstance(choice.get("delta"), dict):
         choice["delta"] = {**choice["delta"], "content": text}
     else:
