@@ -6,7 +6,7 @@ import pytest
 
 from personas.loader import find_persona
 from tune.data import Record, prompt_overlap, read_records
-from tune.replies import hangul_share
+from tune.replies import hangul_share, is_refusal
 
 PERSONAS = ["ironman", "safe", "docs"]
 BIEUP = "".join(chr(code) for code in range(ord("갑"), ord("힣"), 28))  # syllables that end in ㅂ, as in 합니까
@@ -136,6 +136,8 @@ def test_text_is_nfc(name: str) -> None:
 @pytest.mark.parametrize("name", PERSONAS)
 def test_openings_vary(name: str) -> None:
     texts = [t.content for r in training(name) for t in r.messages if t.role == "assistant"]
+    if name == "safe":  # a small model refuses more surely when a refusal says so in its first words
+        texts = [text for text in texts if not is_refusal(text)]
     openings = Counter(re.split(r"[\s,.!?…]+", text.lstrip("\"'"))[0] for text in texts)
     assert {word: count for word, count in openings.items() if count > 0.04 * len(texts)} == {}
 
