@@ -144,6 +144,7 @@ async def _alive(state: State, app: Gateway) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # one that failed must not keep the engine alive
         await state.upstream.close()
+        await state.moderator.close()
         await state.engine.stop()
         if state.tracing:
             await asyncio.to_thread(state.tracing.close)

@@ -92,6 +92,8 @@ class Moderator(Protocol):
 
     async def judge(self, texts: list[str]) -> list[Verdict]: ...
 
+    async def close(self) -> None: ...
+
 
 class OwnModerator:
     """The fitted head over the embedded embedder, both loaded at the first text."""
@@ -104,6 +106,9 @@ class OwnModerator:
     async def judge(self, texts: list[str]) -> list[Verdict]:
         async with self._turn:
             return await asyncio.to_thread(self._judge, texts)
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
     def _judge(self, texts: list[str]) -> list[Verdict]:
         head, embed = self._parts()
@@ -140,6 +145,9 @@ class OutsideModerator:
         except openai.OpenAIError as error:
             raise ModerationUnavailable(f"the moderation endpoint failed: {type(error).__name__}") from None
         return [_outside(result.model_dump(by_alias=True)) for result in reply.results]
+
+    async def close(self) -> None:
+        await self._client.close()
 
 
 def _outside(result: dict[str, Any]) -> Verdict:

@@ -174,18 +174,19 @@ def test_the_language_guard_can_only_observe(tmp_path: Path) -> None:
 def test_moderations_through_the_openai_client() -> None:
     async def test() -> None:
         async with gateway_over(Engine().answer) as client:
-            asking = openai.AsyncOpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0)
-            made = await asking.moderations.create(input=[HARM, LOOKALIKE, "오늘 점심 뭐 먹지?"])
-            assert [result.flagged for result in made.results] == [True, False, False]
-            scores = made.results[0].category_scores
-            assert scores.illicit_violent + scores.illicit + scores.violence > 0.5
-            long = "날씨가 좋네요. 산책을 갈까 해요. " * 300 + HARM
-            assert (await asking.moderations.create(input=long, model="omni-moderation-latest")).results[0].flagged
-            with pytest.raises(openai.NotFoundError):
-                await asking.moderations.create(input="안녕", model="gpt-4o")
-            for wrong in ("", [], [""], 7, None, ["a"] * 65):
-                with pytest.raises(openai.BadRequestError):
-                    await asking.moderations.create(input=wrong)  # type: ignore[arg-type]
+            opened = openai.AsyncOpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0)
+            async with opened as asking:
+                made = await asking.moderations.create(input=[HARM, LOOKALIKE, "오늘 점심 뭐 먹지?"])
+                assert [result.flagged for result in made.results] == [True, False, False]
+                scores = made.results[0].category_scores
+                assert scores.illicit_violent + scores.illicit + scores.violence > 0.5
+                long = "날씨가 좋네요. 산책을 갈까 해요. " * 300 + HARM
+                assert (await asking.moderations.create(input=long, model="omni-moderation-latest")).results[0].flagged
+                with pytest.raises(openai.NotFoundError):
+                    await asking.moderations.create(input="안녕", model="gpt-4o")
+                for wrong in ("", [], [""], 7, None, ["a"] * 65):
+                    with pytest.raises(openai.BadRequestError):
+                        await asking.moderations.create(input=wrong)  # type: ignore[arg-type]
 
     run(test)
 

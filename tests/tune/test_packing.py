@@ -90,7 +90,9 @@ def test_the_loss_and_its_gradient_are_those_of_rows_of_their_own(family: str) -
 def test_the_row_holds_the_prefix_once() -> None:
     assert shared_prefix(EXAMPLES) == 4
     batch = SharedPrefixCollator(4)(EXAMPLES)
-    assert batch["input_ids"].shape == (1, 4 + 5 + 7 + 10)
+    assert batch["input_ids"].shape == (1, 64)  # 4 + 5 + 7 + 10, and what makes it one of few lengths
+    assert (batch["labels"][0, 26:] == IGNORED).all()
+    assert not batch["attention_mask"][0, 0, :26, 26:].any()
     assert batch["position_ids"][0, :12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 4, 5, 6]
     mask = batch["attention_mask"][0, 0]
     assert mask[9].nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 9]
