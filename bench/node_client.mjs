@@ -1,6 +1,6 @@
 // The official Node client against a running gateway; prints a JSON line a check, exits 1 when one fails.
 //
-//     npm install openai && node bench/node_client.mjs http://127.0.0.1:8000/v1 [MODEL] [KEY]
+//     cp bench/node_client.mjs /tmp && cd /tmp && npm install openai && node node_client.mjs http://127.0.0.1:8000/v1 [MODEL] [KEY]
 import OpenAI from "openai";
 
 const [baseURL, model = "ironman", apiKey = "none"] = process.argv.slice(2);
@@ -68,7 +68,7 @@ await check("abort in mid-stream", async () => {
 await check("json schema", async () => {
   const schema = { type: "object", properties: { 이름: { type: "string", maxLength: 10 } }, required: ["이름"], additionalProperties: false };
   const response_format = { type: "json_schema", json_schema: { name: "who", schema, strict: true } };
-  const made = await client.chat.completions.create({ model, messages, max_tokens: 60, response_format });
+  const made = await client.chat.completions.create({ model, messages, max_tokens: 160, response_format });
   must("이름" in JSON.parse(made.choices[0].message.content), "a name");
   return made.choices[0].message.content;
 });

@@ -34,6 +34,15 @@ class EngineState:
         return self.state == "ready"
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a reply: the answer's id, its next text, and the passages that it was given, known at its end."""
+
+    answer: str
+    text: str
+    citations: list[dict[str, Any]]
+
+
 class Gateway:
     """A gateway's HTTP address.
 
@@ -65,10 +74,8 @@ class Gateway:
         cards: list[dict[str, Any]] = reply.json()["data"]
         return [Speaker(card["id"], **card["persona"]) for card in cards if "persona" in card and "@" not in card["id"]]
 
-    async def reply(
-        self, name: str, messages: list[ChatCompletionMessageParam], user: str
-    ) -> AsyncIterator[tuple[str, str]]:
-        """The reply as (answer's id, text), piece by piece; closing the iterator ends the request.
+    async def reply(self, name: str, messages: list[ChatCompletionMessageParam], user: str) -> AsyncIterator[Piece]:
+        """The reply, piece by piece; closing the iterator ends the request.
 
         Raises:
             openai.OpenAIError: refused, or cut off in mid-stream.
@@ -76,8 +83,10 @@ class Gateway:
         asked = self._openai.chat.completions.create(model=name, messages=messages, user=user, stream=True)
         async with await asked as stream:
             async for chunk in stream:
-                if chunk.choices and (piece := chunk.choices[0].delta.content):
-                    yield chunk.id, piece
+                text = chunk.choices[0].delta.content if chunk.choices else None
+                citations = (chunk.model_extra or {}).get("citations") or []
+                if text or citations:
+                    yield Piece(chunk.id, text or "", citations)
 
     async def feedback(self, answer: str, user: str, consent: bool, **said: str) -> bool:
         """Send a thumb or a correction; whether it was taken."""

@@ -25,6 +25,9 @@ class Texts:
     thanks: str = "고마워요! 다음 버전에 반영할게요."
     thumb_only: str = "고마워요! 동의하지 않으셔서 대화는 저장하지 않았어요."
     edit_needs_consent: str = "고친 답을 보내려면 아래에서 동의해 주세요."
+    sources: str = "찾아본 구절"
+    cited: str = "인용"
+    page: str = "쪽"
     not_taken: str = "피드백을 보내지 못했어요. 너무 오래된 답일 수 있어요."
 
 
@@ -48,5 +51,8 @@ EN = Texts(
     thanks="Thank you! The next version will learn from it.",
     thumb_only="Thank you! Without your consent the conversation was not stored.",
     edit_needs_consent="To send a corrected answer, please agree below.",
+    sources="Passages looked up:",
+    cited="cited",
+    page="p.",
     not_taken="The feedback was not taken. The answer may be too old.",
 )

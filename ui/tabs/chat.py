@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import re
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ from ui.tabs.words import Words
 from ui.texts import Texts
 
 History = list[dict[str, Any]]
+_MARKS = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$&:/@])")
 
 
 def text_of(content: Any) -> str:
@@ -24,6 +26,11 @@ def text_of(content: Any) -> str:
         return content
     blocks = content if isinstance(content, list) else [content]
     return "".join(block["text"] for block in blocks if isinstance(block, dict) and block.get("type") == "text")
+
+
+def plain(text: str) -> str:
+    """A document's own words as Markdown that shows them as they are: no link, no picture, no HTML of theirs."""
+    return _MARKS.sub(r"\\\1", " ".join(text.split()))
 
 
 def to_messages(history: History) -> list[ChatCompletionMessageParam]:
@@ -145,14 +152,26 @@ class ChatTab:
             await asyncio.sleep(0.5)
         text = ""
         try:
-            async for answer, piece in self._gateway.reply(who, messages, user):
-                text += piece
-                yield [*history, {"role": "assistant", "content": text, "metadata": {"id": answer}}]
+            async for piece in self._gateway.reply(who, messages, user):
+                text += piece.text
+                answered = [*history, {"role": "assistant", "content": text, "metadata": {"id": piece.answer}}]
+                yield [*answered, self._sources(piece.citations)] if piece.citations else answered
         except openai.APIStatusError as error:
             yield [*history, self._note(f"{self._t.failed}: {error.message}")]
         except openai.OpenAIError:
             said = [{"role": "assistant", "content": text}] if text else []
             yield [*history, *said, self._note(self._t.cut)]
+
+    def _sources(self, citations: list[dict[str, Any]]) -> dict[str, Any]:
+        """The passages below an answer; those that it cites open the list."""
+        used = " ".join(f"[{c['number']}]" for c in citations if c["used"])
+        note = self._note(f"{self._t.sources} {len(citations)}" + (f" · {self._t.cited} {used}" if used else ""))
+        note["content"] = "\n\n".join(
+            f"**[{c['number']}] {plain(c['document'])} {self._t.page} {c['page']}** {plain(c['heading'])}\n\n"
+            f"{plain(c['excerpt'])}"
+            for c in sorted(citations, key=lambda c: (not c["used"], c["number"]))
+        )
+        return note
 
     @staticmethod
     def _note(text: str) -> dict[str, Any]:
