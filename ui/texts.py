@@ -27,7 +27,7 @@ class Texts:
     edit_needs_consent: str = "고친 답을 보내려면 아래에서 동의해 주세요."
     sources: str = "찾아본 구절"
     cited: str = "인용"
-    page: str = "쪽"
+    page: str = "{}쪽"
     not_taken: str = "피드백을 보내지 못했어요. 너무 오래된 답일 수 있어요."
 
 
@@ -53,6 +53,6 @@ EN = Texts(
     edit_needs_consent="To send a corrected answer, please agree below.",
     sources="Passages looked up:",
     cited="cited",
-    page="p.",
+    page="p. {}",
     not_taken="The feedback was not taken. The answer may be too old.",
 )

@@ -36,6 +36,7 @@ def test_the_passages_come_below_the_answer() -> None:
     _, answer, sources = history = asyncio.run(last())
     assert (answer["content"], answer["metadata"]) == ("10월 17일입니다. [2]", {"id": "c-1"})
     assert sources["metadata"]["title"] == "찾아본 구절 2 · 인용 [2]"
+    assert "b\\.pdf 7쪽" in sources["content"]
     assert sources["content"].index("b\\.pdf") < sources["content"].index("a\\.pdf"), "the cited ones come first"
     assert "![" not in sources["content"]
     assert "<b>" not in sources["content"]

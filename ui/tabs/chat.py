@@ -5,6 +5,7 @@ import html
 import re
 import secrets
 from collections.abc import AsyncIterator
+from textwrap import shorten
 from typing import Any
 
 import gradio as gr
@@ -166,9 +167,10 @@ class ChatTab:
         """The passages below an answer; those that it cites open the list."""
         used = " ".join(f"[{c['number']}]" for c in citations if c["used"])
         note = self._note(f"{self._t.sources} {len(citations)}" + (f" · {self._t.cited} {used}" if used else ""))
+        note["metadata"]["status"] = "done"  # folded
         note["content"] = "\n\n".join(
-            f"**[{c['number']}] {plain(c['document'])} {self._t.page} {c['page']}** {plain(c['heading'])}\n\n"
-            f"{plain(c['excerpt'])}"
+            f"**[{c['number']}] {plain(c['document'])} {self._t.page.format(c['page'])}** {plain(c['heading'])}\n\n"
+            f"{plain(shorten(c['excerpt'], 300, placeholder=' …'))}"
             for c in sorted(citations, key=lambda c: (not c["used"], c["number"]))
         )
         return note
