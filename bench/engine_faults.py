@@ -26,6 +26,7 @@ import httpx
 import psutil
 from common import copy_models, emit, machine, process
 from gateway import memory_mib
+from gateway_faults import judge
 from swap import VERSIONS, body, make_versions
 
 from personas.home import Home
@@ -83,7 +84,7 @@ async def ask(client: httpx.AsyncClient, number: int, outcomes: Counter[str]) ->
                 if leaves and len(text) > 600:
                     outcomes["left"] += 1
                     return
-        outcomes[judge(reply, text)] += 1
+        outcomes[judge(reply, text, has_an_end)] += 1
         if reply.status_code != 200:
             await asyncio.sleep(min(2, float(reply.headers.get("retry-after", 1))))
     except TimeoutError:
@@ -92,21 +93,10 @@ async def ask(client: httpx.AsyncClient, number: int, outcomes: Counter[str]) ->
         outcomes[f"WRONG: {type(error).__name__}"] += 1
 
 
-def judge(reply: httpx.Response, text: str) -> str:
-    """The end of a request, in a word or two."""
-    if reply.status_code == 503 and "retry-after" in reply.headers:
-        return "503 with Retry-After"
-    if reply.status_code == 502 and "error" in json.loads(text):
-        return "502"
-    if reply.status_code != 200:
-        return f"WRONG: {reply.status_code}"
-    if "event-stream" not in reply.headers["content-type"]:
-        return "whole" if json.loads(text)["usage"] else "WRONG: no usage"
-    events = [event for event in text.split("\n\n") if event]
-    if events[-1] != "data: [DONE]":
-        return "error event" if '"error"' in events[-1] else "WRONG: cut"
-    ended = any(json.loads(e[6:])["choices"][0].get("finish_reason") for e in events[:-1] if '"choices":[{' in e)
-    return "stream" if ended and "\ufffd" not in text else "WRONG: [DONE] without an end"
+def has_an_end(events: list[str]) -> bool:
+    """Whether a stream says why it ended, and no letter was cut."""
+    said = [json.loads(event[6:])["choices"] for event in events if event.startswith("data: {")]
+    return any(choices and choices[0].get("finish_reason") for choices in said) and "\ufffd" not in "".join(events)
 
 
 async def run(url: str, gateway: int, minutes: float, clients: int, cold: float) -> None:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -101,15 +102,15 @@ async def ask(client: httpx.AsyncClient, outcomes: Counter[str]) -> None:
                     if leaves and len(text) > 2000:
                         outcomes["left"] += 1
                         return
-        outcomes[judge(reply, text)] += 1
+        outcomes[judge(reply, text, lambda events: len(events) >= 64)] += 1
     except TimeoutError:
         outcomes["WRONG: hangs"] += 1
     except httpx.HTTPError as error:
         outcomes[f"WRONG: {type(error).__name__}"] += 1
 
 
-def judge(reply: httpx.Response, text: str) -> str:
-    """The end of a request, in a word or two."""
+def judge(reply: httpx.Response, text: str, is_whole: Callable[[list[str]], bool]) -> str:
+    """The end of a request, in a word or two; `is_whole`: whether the events before `[DONE]` are all there."""
     if reply.status_code == 503 and "retry-after" in reply.headers:
         return "503 with Retry-After"
     if reply.status_code == 502 and "error" in json.loads(text):
@@ -120,7 +121,7 @@ def judge(reply: httpx.Response, text: str) -> str:
         return "whole" if json.loads(text)["usage"] else "WRONG: no usage"
     events = [event for event in text.split("\n\n") if event]
     if events[-1] == "data: [DONE]":
-        return "stream" if len(events) >= 65 else "WRONG: [DONE] too early"
+        return "stream" if is_whole(events[:-1]) else "WRONG: [DONE] too early"
     return "error event" if '"error"' in events[-1] else "WRONG: cut"
 
 

@@ -36,6 +36,7 @@ from serve.call import Call
 from serve.citing import Citing
 from serve.errors import ApiError, BadRequest
 from serve.metrics import Metrics
+from serve.prompt import said_text
 from serve.settings import Settings
 
 Only = tuple[tuple[str, ...], date | None, date | None]
@@ -215,7 +216,7 @@ class Grounding:
         messages = call.payload.get("messages")
         if wanted is None or not isinstance(messages, list) or call.redirected:
             return
-        questions = [_text(m.get("content")) for m in messages if m.get("role") == "user"]
+        questions = [said_text(m.get("content")) for m in messages if m.get("role") == "user"]
         question = standalone(questions, terms)
         if not question:
             return
@@ -256,14 +257,6 @@ def _wanted(asked: Any) -> Documents | None:
         first = error.errors()[0]
         where = ".".join(["documents", *(str(part) for part in first["loc"])])
         raise BadRequest(f"{where}: {first['msg']}", param=where) from None
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        return "\n".join(
-            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
-        )
-    return content if isinstance(content, str) else ""
 
 
 def _grounded(messages: list[Any], question: str, context: Context) -> list[Any]:

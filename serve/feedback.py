@@ -11,7 +11,7 @@ import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.types import Message, Send
@@ -20,7 +20,7 @@ from personas.feedback_store import Content, Feedback, FeedbackStore
 from serve.call import Call, Hook
 from serve.citing import Citing
 from serve.errors import AnswerNotFound
-from serve.prompt import Payload
+from serve.prompt import Payload, said_text
 
 _ID = re.compile(rb'"id":\s*"([^"\\]{1,200})"')
 _KEEP_SECONDS = 3600.0
@@ -84,16 +84,10 @@ class Kept:
         """What user and assistant said before the answer, as text."""
         said = self.payload.get("messages", [])
         return [
-            {"role": m["role"], "content": _text(m.get("content"))}
+            {"role": m["role"], "content": said_text(m.get("content"))}
             for m in said
             if m.get("role") in ("user", "assistant")
         ]
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, list):
-        return "\n".join(part["text"] for part in content if isinstance(part, dict) and "text" in part)
-    return content if isinstance(content, str) else ""
 
 
 class Answers:

@@ -36,6 +36,12 @@ class ModerationUnavailable(ApiError):
     code = "moderation_unavailable"
 
 
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    """Probabilities over the last axis of (texts, classes)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
 @dataclass(frozen=True)
 class Head:
     """A softmax over classes: weights (dimension, classes), bias (classes,), both with the temperature in them.
@@ -50,9 +56,7 @@ class Head:
 
     def probabilities(self, vectors: Vectors) -> Vectors:
         """(texts, classes) of vectors (texts, dimension)."""
-        logits = vectors @ self.weights + self.bias
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        return softmax(vectors @ self.weights + self.bias)
 
     def save(self, file: Path) -> None:
         np.savez_compressed(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from serve.moderation import HARMLESS, Embed, Head, Vectors
+from serve.moderation import HARMLESS, Embed, Head, Vectors, softmax
 
 OTHERS_WEIGHT = 0.5
 _STRENGTHS = (3.0, 10.0, 30.0, 100.0)
@@ -68,7 +68,7 @@ def fit(examples: list[Example], embed: Embed) -> tuple[Head, dict[str, Any]]:
         tried.append((loss, strength, temperature, scores))
     loss, strength, temperature, scores = min(tried, key=lambda found: found[0])
     model = LogisticRegression(C=strength, max_iter=5000).fit(vectors, wanted, sample_weight=weights)
-    unharmed = _softmax(scores / temperature)[:, list(classes).index(HARMLESS)]
+    unharmed = softmax(scores / temperature)[:, list(classes).index(HARMLESS)]
     threshold = _operating_point(1 - unharmed, wanted != HARMLESS, weights)
     head = Head(
         tuple(str(name) for name in classes),
@@ -96,10 +96,9 @@ def measure(head: Head, examples: list[Example], embed: Embed) -> dict[str, Any]
 
 def auroc(score: Vectors, bad: Any) -> float | None:
     """How often a bad one scores higher than a good one, ties half; None where there are not both."""
-    if bad.all() or not bad.any():
-        return None
-    pairs = score[bad][:, None] - score[~bad][None, :]
-    return round(float((pairs > 0).mean() + (pairs == 0).mean() / 2), 4)
+    from sklearn.metrics import roc_auc_score
+
+    return None if bad.all() or not bad.any() else round(float(roc_auc_score(bad, score)), 4)
 
 
 def calibration_error(score: Vectors, bad: Any, bins: int = 10) -> float:
@@ -116,16 +115,11 @@ def _operating_point(score: Any, bad: Any, weights: Any) -> float:
     return float(score[~bad][order][np.searchsorted(passed, _WANTED_PASSED)])
 
 
-def _softmax(scores: Any) -> Any:
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
 def _best_temperature(scores: Any, truth: Any, weights: Any) -> tuple[float, float]:
     """The temperature of least log loss on cross-validated scores, and that loss."""
 
     def loss(temperature: float) -> float:
-        right = _softmax(scores / temperature)[np.arange(len(truth)), truth]
+        right = softmax(scores / temperature)[np.arange(len(truth)), truth]
         return float(np.average(-np.log(np.maximum(right, 1e-12)), weights=weights))
 
     best = min(np.geomspace(0.3, 3, 47), key=loss)

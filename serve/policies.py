@@ -12,7 +12,7 @@ from serve.masking import Masked, Overheard
 from serve.metrics import Metrics
 from serve.moderation import Moderator
 from serve.privacy import mask
-from serve.prompt import Payload, for_persona
+from serve.prompt import Payload, for_persona, said_text
 
 # Not answered by the persona itself. Insults are: turning them aside is a matter of character.
 HARMFUL = frozenset((
@@ -39,20 +39,15 @@ def asked_texts(payload: Payload) -> list[str]:
     turns = [turn for turn in held if isinstance(turn, dict) and turn.get("role") == "user"]
     if not turns:
         return [text for text in held if isinstance(text, str)]
-    return ["\n".join(part["text"] for part in _text_parts(turn)) for turn in turns]
-
-
-def _text_parts(turn: Any) -> list[dict[str, Any]]:
-    content = turn.get("content")
-    if isinstance(content, str):
-        return [{"text": content}]
-    if not isinstance(content, list):
-        return []
-    return [part for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return [said_text(turn.get("content")) for turn in turns]
 
 
 def with_masked(payload: Payload, masked: Callable[[str], str]) -> Payload:
     """The payload with what its user says masked."""
+
+    def part(held: Any) -> Any:
+        is_text = isinstance(held, dict) and isinstance(held.get("text"), str)
+        return {**held, "text": masked(held["text"])} if is_text else held
 
     def turn(held: Any) -> Any:
         if not isinstance(held, dict) or held.get("role") != "user":
@@ -62,8 +57,7 @@ def with_masked(payload: Payload, masked: Callable[[str], str]) -> Payload:
             return {**held, "content": masked(content)}
         if not isinstance(content, list):
             return held
-        kept = _text_parts(held)
-        return {**held, "content": [{**p, "text": masked(p["text"])} if p in kept else p for p in content]}
+        return {**held, "content": [part(piece) for piece in content]}
 
     made = dict(payload)
     for name in ("messages", "input", "prompt"):

@@ -20,6 +20,14 @@ def _text(content: Any) -> str:
     raise BadRequest("the content of a system message must be text", param="messages")
 
 
+def said_text(content: Any) -> str:
+    """The text of what somebody said: a string, or the text parts of a list; pictures and the like say nothing."""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "\n".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
+
+
 def with_system_prompt(messages: Any, system_prompt: str) -> list[Any]:
     """Messages that begin with the persona's system prompt; the client's own system text follows it in one message.
 
