@@ -6,13 +6,14 @@ thumb and the version that it is about. Users are kept as hashes. Deleted conten
 
 import hashlib
 import json
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from personas.database import connect
 
 Thumb = Literal["up", "down"]
 
@@ -64,8 +65,7 @@ class FeedbackStore:
     def __init__(self, database: Path) -> None:
         self._file = database
         self._turn = threading.Lock()
-        self._db = sqlite3.connect(database, timeout=10, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db = connect(database, timeout=10)
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA secure_delete = ON")
         self._db.executescript(_SCHEMA)

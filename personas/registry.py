@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from personas.adapters import AdapterStore, version_id
+from personas.database import connect
 from personas.errors import RegistryError
 from personas.lang import say
 
@@ -74,8 +75,7 @@ class Registry:
     """The registry in one database file; safe to use from several processes, and from one thread at a time."""
 
     def __init__(self, database: Path) -> None:
-        self._db = sqlite3.connect(database, timeout=10, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db = connect(database, timeout=10)
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
         self._db.executescript(_SCHEMA)

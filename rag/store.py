@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from personas.database import connect
 from personas.home import Home
 from personas.lang import say
 from rag.errors import CollectionError, StoreError
@@ -37,8 +38,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._turn = threading.RLock()  # one transaction a connection
-        self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db = connect(path, timeout=60)
         self._db.execute("PRAGMA synchronous=FULL")  # what was acknowledged survives a power cut too
         self._db.execute("PRAGMA foreign_keys=ON")
         self._db.execute("PRAGMA cache_size=-65536")

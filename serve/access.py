@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from personas.database import connect
 from serve.errors import Forbidden, RateLimited, Unauthorized
 
 Scope = Literal["chat", "documents", "admin"]
@@ -125,8 +126,7 @@ class KeyStore:
     """The table of keys in the database."""
 
     def __init__(self, database: Path) -> None:
-        self._db = sqlite3.connect(database, timeout=5, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db = connect(database, timeout=5)
         self._db.executescript(_SCHEMA)
 
     def close(self) -> None:

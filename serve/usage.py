@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from personas.database import connect
+
 log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 2.0
 _SCHEMA = """
@@ -35,8 +37,7 @@ class Usage:
     """
 
     def __init__(self, database: Path) -> None:
-        self._db = sqlite3.connect(database, timeout=2, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db = connect(database, timeout=2)
         self._db.executescript(_SCHEMA)
         self._counts: defaultdict[_Where, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
         self._failing = False

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier, Event
@@ -116,15 +117,18 @@ def test_writers_at_once_lose_nothing(registry: Registry, home: Home) -> None:
 
 @pytest.mark.timeout(60)
 def test_opening_at_once_makes_one_database(tmp_path: Path) -> None:
-    barrier = Barrier(6)
+    for trial in range(20):
+        database, barrier = tmp_path / f"new{trial}.db", Barrier(6)
 
-    def open_(_: int) -> None:
-        barrier.wait(10)
-        Registry(tmp_path / "new.db").add("stark", 1)
+        def open_(_: int, database: Path = database, barrier: Barrier = barrier) -> None:
+            barrier.wait(10)
+            with closing(Registry(database)) as registry:
+                registry.add("stark", 1)
 
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(open_, range(6)))
-    assert Registry(tmp_path / "new.db").versions("stark") == [1]
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(open_, range(6)))
+        with closing(Registry(database)) as registry:
+            assert registry.versions("stark") == [1]
 
 
 def test_reconcile_admits_what_the_store_holds(registry: Registry, home: Home, tmp_path: Path) -> None:
