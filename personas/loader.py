@@ -26,8 +26,14 @@ class PersonaFolder:
 
     @property
     def data_files(self) -> list[Path]:
-        """Training data: every data file of `data/`, in any format that `tune data` reads, in name order."""
-        return sorted(file for file in (self.path / "data").glob("*") if file.suffix.lower() in DATA_SUFFIXES)
+        """Its own records: every data file of `data/`, in any format that `tune data` reads, in name order."""
+        return _data_files(self.path)
+
+    @property
+    def training_files(self) -> list[Path]:
+        """What the persona is trained on: its own records, then those that it shares with others."""
+        shared = [_data_files(self.path.parent / name) for name in self.persona.shared_data]
+        return [*self.data_files, *(file for files in shared for file in files)]
 
     @property
     def eval_file(self) -> Path:
@@ -38,6 +44,10 @@ class PersonaFolder:
     def shipped_adapter(self) -> Path:
         """The adapter that comes with the persona; may not exist."""
         return self.path / "adapter"
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(file for file in (folder / "data").glob("*") if file.suffix.lower() in DATA_SUFFIXES)
 
 
 def personas_root() -> Path:
@@ -93,6 +103,10 @@ def read_persona(file: Path) -> Persona:
     if persona.name != file.parent.name:
         line = _line_of(nodes, ("name",))
         raise PersonaError(f"{file}:{line}: name: '{persona.name}' is not the folder's name '{file.parent.name}'")
+    for i, name in enumerate(persona.shared_data):
+        if not _data_files(file.parent.parent / name):
+            line = _line_of(nodes, ("shared_data", i))
+            raise PersonaError(f"{file}:{line}: shared_data: {file.parent.parent / name / 'data'} has no data files")
     return persona
 
 

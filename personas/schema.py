@@ -117,4 +117,7 @@ class Persona(BaseModel):
     policies: Policies = Field(default_factory=Policies, description="harmful requests, personal data")
     gate: Gate = Field(default_factory=Gate, description="what a new version must show to go live")
     documents: Documents | None = Field(None, description="what the persona may look up")
+    shared_data: list[Name] = Field(
+        default_factory=list, description="folders beside this one whose data/ is trained too, with this system prompt"
+    )
     base: str = Field(EMBEDDED_BASE, description="embedded:NAME, a local folder, or a hub id")

@@ -52,7 +52,7 @@ def plan_persona(folder: PersonaFolder, settings: SftSettings, home: Home) -> Pl
     persona = folder.persona
     _refuse_whole_model(settings, persona.name)
     refuse_rank(settings.rank)
-    records = read_records(folder.data_files)
+    records = read_records(folder.training_files)
     held_out = read_held_out(folder)
     base = prepare_base(persona.base, home, print)
     refuse_unservable(base)

@@ -37,6 +37,18 @@ def test_good_persona(tmp_path: Path) -> None:
     assert list(load_personas(tmp_path)) == ["stark"]
 
 
+def test_shared_data_is_trained_after_its_own(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD + "shared_data:\n  - everyday\n")
+    with pytest.raises(PersonaError, match=f"{file}:9: shared_data: .*everyday/data has no data files"):
+        read_persona(file)
+    for folder, name in ((file.parent, "own.jsonl"), (tmp_path / "everyday", "all.jsonl")):
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / name).touch()
+    folder = find_persona("stark", tmp_path)
+    assert [f.name for f in folder.data_files] == ["own.jsonl"]
+    assert [f.name for f in folder.training_files] == ["own.jsonl", "all.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "field"),
     [
