@@ -48,6 +48,11 @@ class Home:
         return self._made("chroma")
 
     @property
+    def examples(self) -> Path:
+        """Vectors of the personas' example memories."""
+        return self._made("examples")
+
+    @property
     def documents(self) -> Path:
         """The database of documents and passages."""
         self.root.mkdir(parents=True, exist_ok=True)

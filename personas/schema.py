@@ -98,6 +98,16 @@ class Documents(BaseModel):
     tokens: int = Field(1200, ge=100, le=100_000, description="tokens of all passages together, about")
 
 
+class ExampleMemory(BaseModel):
+    """Which of the persona's own exchanges the model is shown at each turn."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: int = Field(2, ge=1, le=16, description="exchanges at most")
+    tokens: int = Field(240, ge=20, le=10_000, description="of all of them together, about")
+    least: float = Field(0.89, ge=0, le=1, description="cosine of the two questions")
+
+
 class Persona(BaseModel):
     """One character: how it is shown, what it is told, how it samples and which base model carries it.
 
@@ -117,6 +127,9 @@ class Persona(BaseModel):
     policies: Policies = Field(default_factory=Policies, description="harmful requests, personal data")
     gate: Gate = Field(default_factory=Gate, description="what a new version must show to go live")
     documents: Documents | None = Field(None, description="what the persona may look up")
+    example_memory: ExampleMemory | None = Field(
+        None, description="its own exchanges in the prompt; none where it is left out"
+    )
     shared_data: list[Name] = Field(
         default_factory=list, description="folders beside this one whose data/ is trained too, with this system prompt"
     )

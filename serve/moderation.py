@@ -14,11 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from personas.embedder import Embed, Vectors
 from serve.errors import ApiError
 from serve.settings import Settings
 
-Vectors = NDArray[np.float32]
-Embed = Callable[[list[str]], Vectors]
 HARMLESS = "harmless"
 CATEGORIES = (
     "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",

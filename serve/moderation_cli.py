@@ -24,11 +24,11 @@ def check(
     """Print a JSON line for each text: what it is flagged for, and the scores."""
     import asyncio
 
+    from personas.embedder import question_embed
     from personas.loader import find_persona
-    from serve.context import own_embed
     from serve.moderation import HEAD_FILE, OwnModerator
 
-    moderator = OwnModerator(find_persona(persona).path / HEAD_FILE, own_embed)
+    moderator = OwnModerator(find_persona(persona).path / HEAD_FILE, question_embed)
     for text, verdict in zip(texts, asyncio.run(moderator.judge(texts)), strict=True):
         scores = {name: round(score, 3) for name, score in sorted(verdict.scores.items(), key=lambda held: -held[1])}
         print(json.dumps({"text": text, "flagged": sorted(verdict.flagged), "scores": scores}, ensure_ascii=False))
@@ -42,15 +42,15 @@ def fit(
     ] = False,
 ) -> None:
     """Fit to the persona's data, other personas' prompts as harmless ones; measure on its held-out set."""
+    from personas.embedder import question_embed
     from personas.loader import find_persona, load_personas
-    from serve.context import own_embed
     from serve.moderation import HEAD_FILE
     from serve.moderation_fit import fit as fitted
     from serve.moderation_fit import measure, read_examples
 
     own = find_persona(persona)
     others = [folder for name, folder in load_personas().items() if name != persona]
-    embed = own_embed()
+    embed = question_embed()
     head, told = fitted([*read_examples(own.data_files), *_harmless(others, held_out=False)], embed)
     print(json.dumps({"fit": persona, **told}))
     print(json.dumps({"held_out": persona, **measure(head, list(read_examples([own.eval_file])), embed)}))

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from serve.moderation import HARMLESS, Embed, Head, Vectors, softmax
+from personas.embedder import Embed, Vectors
+from serve.moderation import HARMLESS, Head, softmax
 
 OTHERS_WEIGHT = 0.5
 _STRENGTHS = (3.0, 10.0, 30.0, 100.0)

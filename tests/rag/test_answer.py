@@ -2,8 +2,9 @@
 
 import pytest
 
+from personas.language import estimate_tokens
 from rag import answer
-from rag.answer import build_context, check, cited_numbers, estimate_tokens, report, safe_passage, standalone
+from rag.answer import build_context, check, cited_numbers, report, safe_passage, standalone
 from rag.rows import Stored
 from rag.terms import sentences, terms
 

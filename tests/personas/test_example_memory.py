@@ -1,0 +1,81 @@
+"""The example memory: which exchanges it shows, and where its vectors come from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from personas.embedder import Vectors
+from personas.example_memory import open_index, with_examples
+from personas.home import Home
+from personas.loader import PersonaFolder, find_persona
+from personas.schema import ExampleMemory
+
+TOPICS = ("비", "밥", "잠")
+
+
+def embed(texts: list[str]) -> Vectors:
+    """A direction a topic, so that nearness is known; a text of no topic is near to none."""
+    rows = np.array([[text.count(topic) for topic in TOPICS] + [0.3] for text in texts], np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def persona(root: Path, **exchanges: str) -> PersonaFolder:
+    folder = root / "stark"
+    (folder / "data").mkdir(parents=True)
+    (folder / "persona.yaml").write_text(
+        "name: stark\ntitle: 스타크\ndescription: a\ngreeting: 안녕\nsystem_prompt: 너는 스타크다.\n"
+    )
+    rows = [
+        {"category": "a", "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
+        for asked, said in exchanges.items()
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "data" / "a.jsonl").write_text(lines, encoding="utf-8")
+    return find_persona("stark", root)
+
+
+def test_the_nearest_are_shown_within_the_budget(tmp_path: Path, home: Home) -> None:
+    folder = persona(tmp_path, **{"비가 와": "우산.", "비 비 오나": "젖어.", "밥 먹자": "치즈버거.", "잠이 와": "자."})
+    index = open_index(folder, home, lambda: embed)
+    (question,) = embed(["비 오는 날"])
+    wanted = ExampleMemory(top_k=2, tokens=100, least=0.9)
+    assert {one.said for one in index.nearest(question, wanted)} == {"우산.", "젖어."}
+    assert [one.said for one in index.nearest(question, wanted, leave_out="비가 와")] == ["젖어."]
+    assert len(index.nearest(question, wanted.model_copy(update={"top_k": 1}))) == 1
+    assert index.nearest(question, wanted.model_copy(update={"tokens": 1})) == []
+    assert index.nearest(embed(["무엇"])[0], wanted) == []
+
+
+def test_vectors_are_made_once_for_the_same_exchanges(tmp_path: Path, home: Home) -> None:
+    folder = persona(tmp_path, **{"비가 와": "우산."})
+    made: list[int] = []
+
+    def counted() -> object:
+        made.append(1)
+        return embed
+
+    for _ in range(2):
+        index = open_index(folder, home, counted)  # type: ignore[arg-type]
+        assert [one.said for one in index.nearest(embed(["비"])[0], ExampleMemory())] == ["우산."]
+    assert len(made) == 1
+    (kept,) = home.examples.glob("*.npz")
+    kept.rename(folder.path / "examples.npz")
+    open_index(folder, home, counted)  # type: ignore[arg-type]
+    assert len(made) == 1
+    file = folder.path / "data" / "a.jsonl"
+    file.write_text(file.read_text().replace("비가 와", "비가 오네"))
+    open_index(folder, home, counted)  # type: ignore[arg-type]
+    assert len(made) == 2
+
+
+def test_exchanges_follow_the_prompt_a_line_each(tmp_path: Path, home: Home) -> None:
+    index = open_index(persona(tmp_path, **{"비가\n와": "우산.\n\n들어."}), home, lambda: embed)
+    text = with_examples("너는 스타크다.", index.exchanges)
+    assert text == "너는 스타크다.\n\n비슷한 말에 이렇게 답했습니다.\n비가 와 → 우산. 들어."
+    assert with_examples("너는 스타크다.", []) == "너는 스타크다."
+
+
+def test_no_exchanges_is_no_fault(tmp_path: Path, home: Home) -> None:
+    index = open_index(persona(tmp_path), home, lambda: embed)
+    assert index.nearest(embed(["비"])[0], ExampleMemory()) == []
