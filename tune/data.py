@@ -1,7 +1,7 @@
 """Training data of a persona, in any format, checked before anything is trained.
 
 The persona's system prompt is not in the data: it is put in front by `Record.conversation`, exactly as the gateway does
-when it serves.
+when it serves. Without a persona (`tune sft`) a record may bring its own.
 """
 
 import hashlib
@@ -29,12 +29,13 @@ def read_held_out(folder: PersonaFolder) -> list[Record]:
     return read_records([folder.eval_file]) if folder.eval_file.is_file() else []
 
 
-def read_records(files: list[Path], note: Callable[[str], None] = _tell) -> list[Record]:
+def read_records(files: list[Path], note: Callable[[str], None] = _tell, *, own_system: bool = False) -> list[Record]:
     """Every record of the files, in order, in NFC; a `dataset_info.json` among them speaks for the others.
 
     Args:
         files: in any format that `tune data formats` lists.
         note: told of what a reader should know, such as an encoding.
+        own_system: whether a record may have a system prompt of its own.
 
     Raises:
         DataError: every bad record at once, as `file:line: field: reason`; or no record at all.
@@ -45,12 +46,12 @@ def read_records(files: list[Path], note: Callable[[str], None] = _tell) -> list
     for made in source.read():
         if isinstance(made, Fault):
             faults.append(str(made))
-        elif made.system:
+        elif made.system and not own_system:
             reason = say("system: 시스템 프롬프트는 persona.yaml에 적습니다", "system: belongs in persona.yaml")
             faults.append(str(Fault(*source.place, reason)))
         else:
             turns = [Turn.model_validate(turn) for turn in made.messages()]
-            records.append(Record.model_construct(category=made.category, messages=turns))
+            records.append(Record.model_construct(category=made.category, messages=turns, system=made.system))
     for text in source.notes:
         note(text)
     if faults:

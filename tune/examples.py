@@ -9,13 +9,9 @@ Example = dict[str, list[int]]
 
 
 def encode(record: Record, tokenizer: PreTrainedTokenizerBase, system_prompt: str) -> Example:
-    """`input_ids` by the chat template, and `labels`: the ids within the template's generation marks.
-
-    An empty system prompt is none: no system message is written.
-    """
-    messages = record.conversation(system_prompt)[0 if system_prompt else 1 :]
+    """`input_ids` by the chat template, and `labels`: the ids within the template's generation marks."""
     encoded = tokenizer.apply_chat_template(
-        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        record.conversation(system_prompt), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
     ids, marks = encoded["input_ids"], encoded["assistant_masks"]
     labels = [i if mark else IGNORED for i, mark in zip(ids, marks, strict=True)]

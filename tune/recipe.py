@@ -71,8 +71,8 @@ def plan_sft(
     """What `tune sft` is going to do; raises as `plan_persona` does, and where `out` is there already."""
     if out.exists():
         raise SettingsError(say(f"{out}이(가) 이미 있습니다", f"{out} exists"), say("다른 -o로", "choose another -o"))
-    records = read_records(data)
-    held_out = read_records(evaluation) if evaluation else []
+    records = read_records(data, own_system=True)
+    held_out = read_records(evaluation, own_system=True) if evaluation else []
     named = f"{spec}#{settings.template}" if settings.template and "#" not in spec else spec
     return _plan(out.name, prepare_base(named, home, print), records, held_out, system_prompt, settings, home)
 

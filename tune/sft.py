@@ -237,8 +237,8 @@ def train(
 
     Args:
         base: a prepared base model.
-        records: conversations without a system message.
-        system_prompt: put in front of each, as when served; none if empty.
+        records: conversations; a system prompt of their own goes before the given one.
+        system_prompt: put in front of the others, as when served; none if empty.
         settings: the resolved recipe.
         folder: for checkpoints; those that are there are gone on from.
         callbacks: told of every step and log.

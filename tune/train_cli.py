@@ -110,7 +110,9 @@ def sft(
     base: Annotated[str, typer.Option(help="embedded:NAME | FOLDER | org/name, #TEMPLATE")],
     out: Annotated[Path, typer.Option("--out", "-o", help=say("결과 폴더 (새로)", "result folder (new)"))],
     preset: Preset = "",
-    system: Annotated[str, typer.Option(help=say("시스템 프롬프트", "system prompt"))] = "",
+    system: Annotated[
+        str, typer.Option(help=say("시스템 프롬프트 (자기 것이 없는 기록에)", "system prompt, for records without one"))
+    ] = "",
     evaluation: Annotated[
         list[Path] | None, typer.Option("--eval", help=say("평가 데이터 파일", "held-out data file"))
     ] = None,

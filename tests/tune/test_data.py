@@ -8,7 +8,7 @@ import pytest
 from fixtures_tiny import record
 
 from personas.loader import PersonaFolder, load_personas
-from tune.data import DataError, data_hash, prompt_overlap, read_records
+from tune.data import DataError, Record, data_hash, prompt_overlap, read_records
 
 USER, ASSISTANT = {"role": "user", "content": "안녕?"}, {"role": "assistant", "content": "그래."}
 
@@ -127,6 +127,19 @@ def test_any_format_in_a_personas_folder(tmp_path: Path) -> None:
     (data / "e.jsonl").write_text(json.dumps({"messages": [{"role": "system", "content": "x"}, USER, ASSISTANT]}))
     with pytest.raises(DataError, match=r"e\.jsonl:1: system: belongs in persona"):
         read_records(folder.data_files, notes.append)
+
+
+def test_a_record_may_bring_its_own_system_prompt_where_there_is_no_persona(tmp_path: Path) -> None:
+    own = json.dumps({"messages": [{"role": "system", "content": "짧게"}, USER, ASSISTANT]})
+    plain = json.dumps({"messages": [USER, ASSISTANT]})
+    records = read_records([write(tmp_path, own, plain)], own_system=True)
+    assert [one.system for one in records] == ["짧게", ""]
+    said = [one.conversation("너는 토니")[0]["content"] for one in records]
+    assert said == ["짧게", "너는 토니"]
+    assert records[1].conversation("") == [USER, ASSISTANT]
+    assert [Record.model_validate(one.model_dump()) for one in records] == records  # as worker processes get them
+    assert data_hash(records[:1]) != data_hash(records[1:]) == data_hash([records[1].model_copy(update={"system": ""})])
+    assert "system" not in records[1].model_dump()
 
 
 def test_a_dataset_info_speaks_for_its_folder(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from personas.home import Home
 from personas.registry import Registry
 from tune.data import DataError
 from tune.evaluate import held_out_scores
+from tune.examples import encode
 from tune.faults import TrainingError, memory_explained
 from tune.publish import publish, round_to_half
 from tune.settings import SftSettings
@@ -107,6 +108,22 @@ def test_a_batch_worked_off_in_pieces_trains_the_same(
     assert losses(tmp_path / "pieces" / "checkpoint-3") == pytest.approx(
         losses(tmp_path / "whole" / "checkpoint-3"), rel=1e-3
     )
+
+
+def test_records_with_system_prompts_of_their_own_train_packed_as_padded(base: Base, tmp_path: Path) -> None:
+    own = [
+        one.model_copy(update={"system": text}) for one, text in zip(RECORDS, ("짧게", "너는 A", "", ""), strict=True)
+    ]
+    _, tokenizer = load(base)
+    starts = [tokenizer.decode(encode(one, tokenizer, SYSTEM)["input_ids"]) for one in own]
+    assert [text in start for text, start in zip(("짧게", "너는 A", SYSTEM, SYSTEM), starts, strict=True)] == [True] * 4
+    settings = PLAIN.model_copy(update={"batch_size": 4, "max_steps": 3, "dropout": 0})
+    fall = {}
+    for packing in (True, False):
+        folder = tmp_path / str(packing)
+        train(base, own, SYSTEM, settings.model_copy(update={"packing": packing}), folder)
+        fall[packing] = losses(folder / "checkpoint-3")
+    assert fall[True] == pytest.approx(fall[False], rel=1e-3)
 
 
 def test_validation_keeps_the_best(base: Base, tmp_path: Path) -> None:

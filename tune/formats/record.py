@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tune.formats.base import Example, FieldError, Format, Message, Options, Row, Turn, has, register
+from tune.formats.base import Example, FieldError, Format, MayBeEmpty, Message, Options, Row, Turn, has, register
 
 
 class Record(Row):
@@ -16,6 +16,8 @@ class Record(Row):
     category: str
     topic: str = ""  # of a harmful request: OpenAI's moderation category, which `serve moderation fit` learns
     messages: list[Turn]
+    # `tune sft` alone takes one; left out of a dump if empty, so that hashes of data without one stay the same
+    system: MayBeEmpty = Field("", exclude_if=lambda text: not text)
 
     @model_validator(mode="after")
     def _in_turn(self) -> "Record":
@@ -28,11 +30,14 @@ class Record(Row):
         return self.messages[0].content
 
     def conversation(self, system_prompt: str) -> list[Message]:
-        """The messages with the system prompt in front."""
-        return [{"role": "system", "content": system_prompt}, *(turn.model_dump() for turn in self.messages)]
+        """The messages with the record's own system prompt in front, else the given one; none if both are empty."""
+        system = self.system or system_prompt
+        front = [{"role": "system", "content": system}] if system else []
+        return [*front, *(turn.model_dump() for turn in self.messages)]
 
     def examples(self, options: Options) -> Iterator[Example | FieldError]:
-        yield Example([turn.model_dump() for turn in self.messages], options.category or self.category)
+        turns = [turn.model_dump() for turn in self.messages]
+        yield Example(turns, options.category or self.category, system=self.system)
 
 
 def check_turns(roles: list[str]) -> None:
