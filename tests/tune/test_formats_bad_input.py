@@ -107,6 +107,29 @@ def test_record_without_an_answer(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("row", "missing"),
+    [
+        ({"instruction": "수도는?"}, "output (alpaca) | response (dolly)"),
+        ({"instruction": "수도는?", "input": ""}, "output (alpaca)"),
+        ({"instruction": "수도는?", "context": "서울은 수도다."}, "response (dolly)"),
+        ({"prompt": "수도는?"}, "completion (prompt-completion)"),
+        ({"prompt": "수도는?", "chosen": "서울."}, "rejected (preference)"),
+        ({"output": "서울."}, "instruction (alpaca)"),
+    ],
+)
+def test_a_file_of_which_no_record_has_an_answer(tmp_path: Path, row: dict[str, str], missing: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(row), encoding="utf-8")
+    assert both(file)[1] == [f"{file}:1: {missing}: field is missing; add it, or see `tune data formats`"]
+
+
+def test_fields_of_no_format(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"q": "수도는?", "a": "서울."}), encoding="utf-8")
+    assert both(file)[1] == [f"{file}:1: no format is known for the fields q, a"]
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
 def test_two_megabyte_record(tmp_path: Path, suffix: str) -> None:
     long = "가" * 700_000

@@ -14,7 +14,17 @@ from personas.lang import say
 from tune.data_tools.json_rows import RowError
 from tune.data_tools.llama_factory import INFO_FILE, Dataset, datasets_of
 from tune.data_tools.rows import Note, files_of, rows
-from tune.formats.base import FORMATS, DataError, Example, FieldError, Format, Options, format_named, recognise
+from tune.formats.base import (
+    FORMATS,
+    DataError,
+    Example,
+    FieldError,
+    Format,
+    Options,
+    format_named,
+    missing_fields,
+    recognise,
+)
 
 FIRST = 50  # records that decide the format
 
@@ -134,8 +144,7 @@ def _examples(value: Any, format_: Format | None, options: Options) -> Iterator[
     elif not isinstance(value, dict):
         yield FieldError("", say("JSON 객체가 아닙니다", "not a JSON object"))
     elif format_ is None:
-        keys = ", ".join(map(str, list(value)[:8]))
-        yield FieldError("", say(f"형식을 알 수 없습니다 (필드: {keys})", f"no format is known for the fields {keys}"))
+        yield _unknown(value)
     else:
         try:
             yield from format_.row.model_validate(value).examples(options)
@@ -143,6 +152,14 @@ def _examples(value: Any, format_: Format | None, options: Options) -> Iterator[
             yield FieldError.of(error)
         except FieldError as error:
             yield error
+
+
+def _unknown(record: dict[str, Any]) -> FieldError:
+    if missing := missing_fields(record):
+        add = say("필드가 없습니다. 넣거나 `tune data formats`", "field is missing; add it, or see `tune data formats`")
+        return FieldError(missing, add)
+    keys = ", ".join(map(str, list(record)[:8]))
+    return FieldError("", say(f"형식을 알 수 없습니다 (필드: {keys})", f"no format is known for the fields {keys}"))
 
 
 def format_names() -> list[str]:

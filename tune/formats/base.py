@@ -201,6 +201,23 @@ def recognise(records: Sequence[Any], path: Path) -> Format | None:
     return best[2] if best and best[0] else None
 
 
+def missing_fields(record: dict[str, Any]) -> str:
+    """What a record of no known format lacks for the nearest ones: `output (alpaca) | response (dolly)`, or nothing.
+
+    Near is a format of whose required fields the record has some: first by how few are missing, then by how many of
+    the record's fields it knows.
+    """
+    near = []
+    for format_ in FORMATS.values():
+        fields = format_.row.model_fields
+        needed = [name for name, field_ in fields.items() if field_.is_required()]
+        missing = [name for name in needed if name not in record]
+        if format_.files is None and 0 < len(missing) < len(needed):
+            near.append(((len(missing), -len(fields.keys() & record.keys())), ", ".join(missing), format_.name))
+    best = min((one[0] for one in near), default=None)
+    return " | ".join(f"{missing} ({name})" for score, missing, name in near if score == best)
+
+
 def format_named(name: str) -> Format:
     """A format by its name.
 
