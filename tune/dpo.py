@@ -14,10 +14,9 @@ from tune.preference import (
     CachedReferences,
     Pair,
     Preferred,
-    check_length,
+    checked_ids,
     fit,
     load_policy,
-    split_ids,
     trainer_options,
 )
 from tune.preference_settings import PreferenceSettings
@@ -28,9 +27,7 @@ class _Trainer(CachedReferences, DPOTrainer):  # type: ignore[misc]
 
 
 def _row(pair: Pair, tokenizer: Any, system_prompt: str, settings: PreferenceSettings) -> dict[str, list[int]]:
-    prompt, chosen = split_ids(pair.messages, pair.chosen, tokenizer, system_prompt)
-    _, rejected = split_ids(pair.messages, pair.rejected, tokenizer, system_prompt)
-    check_length(prompt, max(chosen, rejected, key=len), settings, pair.messages[-1].content)
+    prompt, (chosen, rejected) = checked_ids(pair, tokenizer, system_prompt, settings)
     return {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
 
 

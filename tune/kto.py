@@ -16,10 +16,9 @@ from tune.preference import (
     CachedReferences,
     Judged,
     Preferred,
-    check_length,
+    checked_ids,
     fit,
     load_policy,
-    split_ids,
     trainer_options,
 )
 from tune.preference_settings import PreferenceSettings
@@ -58,8 +57,7 @@ def train_kto(
     model, tokenizer = load_policy(base, adapter, settings)
     rows = []
     for one in judged:
-        prompt, answer = split_ids(one.messages, one.answer, tokenizer, system_prompt)
-        check_length(prompt, answer, settings, one.messages[-1].content)
+        prompt, (answer,) = checked_ids(one, tokenizer, system_prompt, settings)
         rows.append({"prompt_ids": prompt, "completion_ids": answer, "label": one.good})
     if settings.loss == "kto":
         rows = _with_mismatched(rows, settings.batch_size)

@@ -62,7 +62,7 @@ def plan_improvement(
     """What `tune dpo`, `kto` and `learn` are going to do, from the live version on.
 
     Raises:
-        DataError: there are no records.
+        DataError: there are no records, or one is longer than the settings allow.
         SettingsError: the tracker is not installed.
         BaseModelError: the base is not there or cannot be prepared.
         AdapterError: the live version is damaged, or was trained on another base.
@@ -83,8 +83,9 @@ def plan_improvement(
     if live is not None:
         store.verify(persona.name, live, base)
     start = None if live is None else store.folder(persona.name, live)
-    from tune.preference import fingerprint
+    from tune.preference import fingerprint, refuse_longer
 
+    refuse_longer(base, records, persona.system_prompt, settings)
     key = f"{base.fingerprint}{start}{fingerprint(records)}{settings.model_dump_json()}{persona.system_prompt}"
     run = home.runs / f"{persona.name}-{settings.method}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     run.mkdir(exist_ok=True)

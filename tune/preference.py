@@ -41,6 +41,10 @@ class Pair(BaseModel):
     rejected: str = Field(min_length=1)
     source: str = ""
 
+    @property
+    def answers(self) -> list[str]:
+        return [self.chosen, self.rejected]
+
 
 class Judged(BaseModel):
     """One answer that was liked or not."""
@@ -51,6 +55,10 @@ class Judged(BaseModel):
     answer: str = Field(min_length=1)
     good: bool
     source: str = ""
+
+    @property
+    def answers(self) -> list[str]:
+        return [self.answer]
 
 
 def fingerprint(records: Iterable[BaseModel]) -> str:
@@ -77,13 +85,22 @@ def split_ids(
     return example["input_ids"][:begin], example["input_ids"][begin:end]
 
 
-def check_length(prompt: list[int], answer: list[int], settings: PreferenceSettings, start: str) -> None:
-    """Raises DataError: a prompt or the whole is longer than the settings allow."""
+def checked_ids(
+    one: Pair | Judged, tokenizer: PreTrainedTokenizerBase, system_prompt: str, settings: PreferenceSettings
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of the prompt and of each answer.
+
+    Raises:
+        DataError: the prompt or the whole is longer than the settings allow.
+    """
+    pairs = [split_ids(one.messages, answer, tokenizer, system_prompt) for answer in one.answers]
+    prompt, answers = pairs[0][0], [answer for _, answer in pairs]
     for field, length, limit in (
         ("max_prompt_length", len(prompt), settings.max_prompt_length),
-        ("max_length", len(prompt) + len(answer), settings.max_length),
+        ("max_length", len(prompt) + max(map(len, answers)), settings.max_length),
     ):
         if length > limit:
+            start = one.messages[-1].content
             raise DataError(
                 say(
                     f"'{start[:40]}…'로 시작하는 기록이 {length} 토큰입니다 ({field} {limit})",
@@ -91,6 +108,16 @@ def check_length(prompt: list[int], answer: list[int], settings: PreferenceSetti
                 ),
                 f"--set {field}={length}",
             )
+    return prompt, answers
+
+
+def refuse_longer(
+    base: Base, records: Iterable[Pair | Judged], system_prompt: str, settings: PreferenceSettings
+) -> None:
+    """Refuse a record that is too long, by the tokenizer alone; raises as `checked_ids` does."""
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    for one in records:
+        checked_ids(one, tokenizer, system_prompt, settings)
 
 
 def load_policy(base: Base, adapter: Path | None, settings: PreferenceSettings) -> tuple[PeftModel, Any]:

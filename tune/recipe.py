@@ -45,7 +45,7 @@ def plan_persona(folder: PersonaFolder, settings: SftSettings, home: Home) -> Pl
     """What `tune persona` is going to do.
 
     Raises:
-        DataError: bad records.
+        DataError: bad records, or one longer than `max_length`.
         SettingsError: the result could not be served as this persona.
         BaseModelError: the base is not there or cannot be prepared.
     """
@@ -87,6 +87,9 @@ def _plan(
     home: Home,
 ) -> Plan:
     refuse_missing_tracker(settings.tracker)
+    from tune.examples import refuse_unfit
+
+    refuse_unfit(base, records, system_prompt, settings)
     key = f"{base.fingerprint}{data_hash(records)}{settings.model_dump_json()}{system_prompt}"
     run = home.runs / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     run.mkdir(exist_ok=True)

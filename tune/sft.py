@@ -16,15 +16,14 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
-from trl.chat_template_utils import has_generation_markers
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from personas.bases import Base
 from personas.lang import say
 from personas.memory import give_back_memory
-from tune.data import DataError, Record
+from tune.data import Record
 from tune.device import Memory, memory_now, memory_since
-from tune.examples import Example, encode
+from tune.examples import Example, encode_all, refuse_unmarked
 from tune.faults import StopAtNan, disk_explained, memory_explained
 from tune.model import add_tokens, load, lora, optimizer_here, precision_here
 from tune.packing import SharedPrefixCollator, can_pack, shared_prefix
@@ -55,38 +54,6 @@ def _split(examples: list[Example], share: float, seed: int) -> tuple[list[Examp
     held = max(1, int(len(examples) * share)) if share and len(examples) > 1 else 0
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
     return [examples[i] for i in order[held:]], [examples[i] for i in order[:held]]
-
-
-def _encode_all(
-    records: list[Record], tokenizer: PreTrainedTokenizerBase, system_prompt: str, settings: SftSettings
-) -> list[Example]:
-    """Every record as token ids; one that is longer than `max_length` is refused, or left out where that is wanted."""
-    limit = settings.max_length
-    examples = [encode(record, tokenizer, system_prompt) for record in records]
-    longer = [i for i, example in enumerate(examples) if len(example["input_ids"]) > limit]
-    if longer and not settings.drop_longer:
-        length, start = len(examples[longer[0]]["input_ids"]), records[longer[0]].prompt[:40]
-        raise DataError(
-            say(
-                f"'{start}…'로 시작하는 기록이 {length} 토큰입니다 (max_length {limit})",
-                f"the record that begins '{start}…' has {length} tokens (max_length {limit})",
-            ),
-            f"--set max_length={length} | --set drop_longer=true",
-        )
-    if len(longer) == len(examples):
-        raise DataError(
-            say(f"모든 기록이 {limit} 토큰보다 깁니다", f"every record is longer than {limit} tokens"),
-            f"--set max_length={min(len(example['input_ids']) for example in examples)}",
-        )
-    if longer:
-        print(
-            say(
-                f"{limit} 토큰보다 긴 기록 {len(longer)}개를 뺍니다",
-                f"leaving out {len(longer)} records longer than {limit} tokens",
-            )
-        )
-    left_out = set(longer)
-    return [example for i, example in enumerate(examples) if i not in left_out]
 
 
 def _collator(
@@ -181,14 +148,7 @@ def _shrink(trainer: LabelTrainer, scales: list[float]) -> tuple[float, dict[str
 
 def _prepared(base: Base, settings: SftSettings) -> tuple[Any, PreTrainedTokenizerBase]:
     model, tokenizer = load(base, settings)
-    if not has_generation_markers(tokenizer.chat_template):
-        raise DataError(
-            say(
-                f"{base.name}의 대화 템플릿에 generation 표시가 없습니다",
-                f"no generation marks in {base.name}'s template",
-            ),
-            say(f"{base.path}/chat_template.jinja에 표시를 넣으세요", f"add them in {base.path}/chat_template.jinja"),
-        )
+    refuse_unmarked(base, tokenizer)
     add_tokens(model, tokenizer, settings)
     return model, tokenizer
 
@@ -204,7 +164,15 @@ def fit(
     """`train`, and the trainer that did it, for processes that save together."""
     set_seed(settings.seed)  # of the adapter's first values, which are made before the Trainer seeds
     model, tokenizer = _prepared(base, settings)
-    examples = _encode_all(records, tokenizer, system_prompt, settings)
+    examples = encode_all(records, tokenizer, system_prompt, settings)
+    if longer := len(records) - len(examples):
+        limit = settings.max_length
+        print(
+            say(
+                f"{limit} 토큰보다 긴 기록 {longer}개를 뺍니다",
+                f"leaving out {longer} records longer than {limit} tokens",
+            )
+        )
     training, validation = _split(examples, settings.validation_share, settings.seed)
     args = _config(settings, folder, validate=bool(validation))
     give_back_memory()  # what reading a tokenizer of 262,144 words leaves: 315 MB

@@ -22,9 +22,12 @@ from personas.bases import prepare_base
 from personas.home import Home
 from personas.loader import PersonaFolder
 from personas.schema import Persona
-from tune.data import Record
+from tune.data import DataError, Record, Turn
 from tune.faults import TrainingError
 from tune.launch import Launch, train_in
+from tune.loop import plan_improvement
+from tune.preference import Pair
+from tune.preference_settings import PreferenceSettings
 from tune.preset_files import SettingsError
 from tune.recipe import Plan, carry_out_sft, plan_persona, plan_sft
 from tune.runs import RunError, Stopped, begin, find, follow, locked, progress, read_job, state, stop, working
@@ -188,6 +191,28 @@ def test_two_processes_agree_with_one_of_twice_the_batch(source: Path, home: Hom
     assert values[0].keys() == values[1].keys()
     assert same(*values, tolerance=1e-4)
     assert [p.name for p in runs["two"].glob("**/adapter_model.safetensors") if "checkpoint" not in str(p)]
+
+
+def test_what_training_would_refuse_leaves_no_run(source: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_weights(*_: object, **__: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", no_weights)
+    with pytest.raises(DataError, match=r"'0번\?…' has \d+ tokens \(max_length 16\)"):
+        plan(source, home, max_length=16)
+    with pytest.raises(DataError, match="every record is longer than 16 tokens"):
+        plan(source, home, max_length=16, drop_longer=True)
+    persona = Persona(
+        name="stark", title="토니", description="d", greeting="g", system_prompt="s", base=str(source / "tiny")
+    )
+    pair = Pair(messages=[Turn(role="user", content="왜?")], chosen="그냥.", rejected="Just so.")
+    with pytest.raises(DataError, match=r"'왜\?…' has \d+ tokens \(max_prompt_length 8\)"):
+        plan_improvement(PersonaFolder(persona, source), [pair], PreferenceSettings(max_prompt_length=8), home)
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    make_tiny(source / "tiny", chat_template=template)
+    with pytest.raises(DataError, match="generation marks"):
+        plan(source, home)
+    assert list(home.runs.iterdir()) == []
 
 
 @contextmanager
