@@ -8,6 +8,7 @@ learns to adapt what it is shown.
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,14 +33,13 @@ class Exchange:
 
 
 def read_exchanges(files: Sequence[Path]) -> list[Exchange]:
-    """The first exchange of each record of JSON Lines files with `messages`; records of other forms have none here."""
+    """The first exchange of each record of JSON Lines files with `messages`; lines of other forms have none here."""
     found: dict[str, Exchange] = {}
     for file in files:
-        if file.suffix == ".jsonl":
-            for line in file.read_text(encoding="utf-8").splitlines():
-                turns = [turn for turn in json.loads(line or "{}").get("messages", []) if turn["role"] != "system"]
-                if len(turns) > 1:
-                    found.setdefault(turns[0]["content"], Exchange(turns[0]["content"], turns[1]["content"]))
+        for line in file.read_text(encoding="utf-8").splitlines() if file.suffix == ".jsonl" else ():
+            with suppress(ValueError, KeyError, TypeError):  # `personas check` and `tune` say what is wrong with a line
+                asked, said = [turn["content"] for turn in json.loads(line)["messages"] if turn["role"] != "system"][:2]
+                found.setdefault(asked, Exchange(asked, said))
     return list(found.values())
 
 
@@ -48,7 +48,7 @@ class ExampleIndex:
 
     def __init__(self, exchanges: list[Exchange], vectors: Vectors) -> None:
         self.exchanges = exchanges
-        self._vectors = vectors
+        self.vectors = vectors
 
     def nearest(self, question: Vectors, wanted: ExampleMemory, leave_out: str = "") -> list[Exchange]:
         """The nearest exchanges to a question's vector of shape (dimension,), the nearest first, within the budget.
@@ -60,7 +60,7 @@ class ExampleIndex:
         """
         if not self.exchanges:
             return []
-        scores = self._vectors @ question
+        scores = self.vectors @ question
         chosen: list[Exchange] = []
         room = wanted.tokens
         for index in np.argsort(-scores, kind="stable")[: wanted.top_k + 1]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from personas.embedder import Vectors
 from personas.home import Home
 from personas.lang import say
-from personas.embedder import Vectors
 from rag.embed import Embedder
 from rag.errors import StoreError
 from rag.rows import Collection

@@ -19,6 +19,7 @@ from personas.schema import Persona
 from tune.data import DataError, Record, read_held_out
 from tune.preference_settings import PreferenceSettings
 from tune.recipe import refuse_missing_tracker, refuse_rank
+from tune.remember import remembered
 from tune.runs import PROMPT_FILE, RUN_FILE
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def pass_gate(
 ) -> Outcome:
     """Measure a published candidate, `model` being its PEFT model, and make it live if the gate lets it."""
     registry = Registry(home.database)
-    held_out = read_held_out(folder)
+    held_out = remembered(read_held_out(folder), folder, home)
     if not held_out:
         return settle(registry, candidate, None, force=force)
     from tune.gate import measure

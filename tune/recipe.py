@@ -19,6 +19,7 @@ from personas.memory import keep_freed_memory
 from tune.data import Record, data_hash, read_held_out, read_records
 from tune.families import refuse_unservable
 from tune.preset_files import SettingsError
+from tune.remember import remembered
 from tune.runs import PROMPT_FILE, RUN_FILE
 from tune.settings import SftSettings
 
@@ -56,6 +57,7 @@ def plan_persona(folder: PersonaFolder, settings: SftSettings, home: Home) -> Pl
     held_out = read_held_out(folder)
     base = prepare_base(persona.base, home, print)
     refuse_unservable(base)
+    records, held_out = remembered(records, folder, home), remembered(held_out, folder, home)
     return _plan(persona.name, base, records, held_out, persona.system_prompt, settings, home)
 
 

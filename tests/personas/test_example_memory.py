@@ -30,7 +30,7 @@ def persona(root: Path, **exchanges: str) -> PersonaFolder:
         {"category": "a", "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
         for asked, said in exchanges.items()
     ]
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + '{"messages": [{}]}\nno JSON\n'
     (folder / "data" / "a.jsonl").write_text(lines, encoding="utf-8")
     return find_persona("stark", root)
 
