@@ -235,7 +235,8 @@ class Access:
         if key is None or key.revoked or authorization[:7].lower() != b"bearer ":
             if authorization:
                 await self._slow_down(client)
-            raise Unauthorized("a valid API key is needed: Authorization: Bearer gy-…")
+            # OpenAI's words: LiteLLM looks for them, and takes every other `invalid_request_error` for a 400.
+            raise Unauthorized("Incorrect API key provided, or none; send Authorization: Bearer gy-…")
         if scope not in key.scopes and scope != "any":
             raise Forbidden(f"this key lacks the scope '{scope}'")
         return key
