@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,22 @@ import httpx
 def emit(**result: Any) -> None:
     """Print one result."""
     print(json.dumps(result, ensure_ascii=False), flush=True)
+
+
+def check(name: str, work: Callable[[], Any]) -> bool:
+    """Print whether a piece of work ended without an error, and with what."""
+    try:
+        emit(check=name, ok=True, detail=work())
+    except Exception as error:
+        emit(check=name, ok=False, detail=f"{type(error).__name__}: {error}"[:500])
+        return False
+    return True
+
+
+def must(condition: Any, what: str) -> None:
+    """Raise unless a condition holds."""
+    if not condition:
+        raise ValueError(f"expected {what}")
 
 
 def machine() -> dict[str, Any]:
