@@ -131,7 +131,7 @@ class PolicyHook:
             raise HarmfulRequest("this persona does not answer harmful requests") from None
         assert target.persona
         asked = {name: value for name, value in call.asked.items() if name not in ("documents", "tools", "tool_choice")}
-        made = for_persona(asked, target.persona, target.engine_model, self._catalog.own_engine)
+        made = for_persona(asked, target.persona, target.engine_model, call.route, self._catalog.own_engine)
         if isinstance(options := (call.payload or {}).get("stream_options"), dict):
             made["stream_options"] = options
         call.payload, call.redirected = made, True

@@ -41,7 +41,7 @@ def with_system_prompt(messages: Any, system_prompt: str) -> list[Any]:
     return [{"role": "system", "content": "\n\n".join([system_prompt, *own])}, *rest]
 
 
-def for_persona(payload: Payload, persona: Persona, engine_model: str, vllm: bool = True) -> Payload:
+def for_persona(payload: Payload, persona: Persona, engine_model: str, route: str, vllm: bool = True) -> Payload:
     """The payload that the engine gets for a request to a persona; the given one is left as it was.
 
     The client's own values always win over the persona's defaults. `stop` strings of both are joined. An engine
@@ -58,7 +58,7 @@ def for_persona(payload: Payload, persona: Persona, engine_model: str, vllm: boo
     }
     stops = persona.sampling.stop
     made = {**payload, **wanted, "model": engine_model}
-    if "input" in payload:  # the Responses API has no stop strings, and its own names for two fields
+    if route == "/v1/responses":  # the Responses API has no stop strings, and its own names for two fields
         return _for_responses(made, payload, persona.system_prompt)
     if stops:
         own = payload.get("stop") or []

@@ -180,7 +180,7 @@ class Generate:
             return self._bare(body, call, head, add_usage)
         call.asked = read_payload(body)
         own = self._catalog.own_engine
-        call.payload = for_persona(call.asked, target.persona, target.engine_model, own)
+        call.payload = for_persona(call.asked, target.persona, target.engine_model, call.route, own)
         if add_usage:
             call.payload["stream_options"] = {**(head.stream_options or {}), "include_usage": True}
         for hook in self.hooks:
