@@ -3,8 +3,8 @@
     python bench/clients.py --url http://127.0.0.1:8000/v1 --model ironman [--key KEY]
 
 LiteLLM is the one of `gateway.py`, in its own environment. Open WebUI is not installed: the requests are those that its
-backend's `routers/openai.py` sends, by aiohttp as there, and the replies are read as it reads them; those for titles and
-embeddings are written as its documentation has them.
+backend's `routers/openai.py` sends, by aiohttp as there, and the replies are read as it reads them; those for titles
+and embeddings are written as its documentation has them.
 """
 
 import argparse
