@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from personas.bases import Base
+from personas.chat_templates import fit_template
 from tune.data import Message
 from tune.locate import Adapter
 from tune.merge import apply_adapter, load_tokenizer
@@ -69,8 +70,11 @@ def load_speaker(base: Base, adapter: Adapter | None = None) -> Speaker:
 
 
 def load_folder(folder: Path) -> Speaker:
-    """A whole model's folder, such as a merged one."""
-    return Speaker(_load(folder).eval(), AutoTokenizer.from_pretrained(folder))
+    """A whole model's folder, such as a merged one; what its tokenizer lacks it gets as a prepared base does."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = tokenizer.chat_template or fit_template(str(folder), tokenizer)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return Speaker(_load(folder).eval(), tokenizer)
 
 
 def _load(folder: Path) -> Any:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from fixtures_families import make_family, make_lora
+from fixtures_tiny import make_tiny
 from pydantic import ValidationError
 
 from personas.bases import prepare_base
@@ -64,3 +65,8 @@ def test_answers_together_are_the_answers_alone(speaker: Speaker) -> None:
 def test_whole_folder(home: Home, tmp_path: Path) -> None:
     base = prepare_base(str(make_family(tmp_path / "base", "gemma3_text")), home)
     assert isinstance("".join(stream(load_folder(base.path), ASK, Knobs(max_new_tokens=8))), str)
+
+
+def test_whole_folder_without_a_chat_template_and_padding(tmp_path: Path) -> None:
+    folder = make_tiny(tmp_path / "blend")  # as mergekit leaves a blend of models that have none
+    assert isinstance("".join(stream(load_folder(folder), ASK, Knobs(max_new_tokens=8))), str)
