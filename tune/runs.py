@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -175,7 +175,8 @@ def working(run: Path, argv: list[str]) -> Iterator[None]:
         failure = str(error) or type(error).__name__
         raise
     finally:
-        _write(run, job.model_copy(update={"error": failure, "ended": True}))
+        with suppress(OSError):  # a full disk must not hide why it failed
+            _write(run, job.model_copy(update={"error": failure, "ended": True}))
         (run / STOP_FILE).unlink(missing_ok=True)
         if in_main:
             signal.signal(signal.SIGTERM, before)
@@ -228,5 +229,8 @@ def follow(run: Path, keep_on: bool) -> Iterator[str]:
 
 def _write(run: Path, job: Job) -> None:
     new = run / f".{JOB_FILE}.{os.getpid()}"
-    new.write_text(job.model_dump_json(indent=2))
-    new.replace(run / JOB_FILE)
+    try:
+        new.write_text(job.model_dump_json(indent=2))
+        new.replace(run / JOB_FILE)
+    finally:
+        new.unlink(missing_ok=True)

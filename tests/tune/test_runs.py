@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -240,6 +240,15 @@ def test_a_full_disk_harms_no_checkpoint(source: Path, home: Home) -> None:
     assert "--set keep=1" in caught.value.hint
     assert {p: p.read_bytes() for p in before} == before
     assert train_in(Launch(), base, records, "", short, made.run).steps == 3
+
+
+def test_a_full_disk_does_not_hide_why_a_run_failed(source: Path, home: Home) -> None:
+    run = plan(source, home).run
+    with ExitStack() as stack, pytest.raises(TrainingError, match="no room"), working(run, ["sft"]):  # noqa: PT012
+        stack.enter_context(disk_of(100))
+        raise TrainingError("no room")
+    assert read_job(run)  # as it was begun
+    assert list(run.glob(".job.json*")) == []
 
 
 def test_what_cannot_be_served_is_refused_before_training(
