@@ -44,8 +44,10 @@ def sources(cache: Path) -> tuple[str, Path]:
         wanted.write_text(requirement, encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "openai", "--require-hashes"]
         subprocess.run([*pip, "-r", wanted, "-d", cache], check=True)
+        unpacked = cache / "unpacked"
         with tarfile.open(cache / f"openai-{version}.tar.gz") as packed:
-            packed.extractall(cache, filter="data")
+            packed.extractall(unpacked, filter="data")
+        (unpacked / folder.name).rename(folder)
     return version, folder
 
 

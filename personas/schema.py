@@ -1,9 +1,9 @@
 """What a persona is: the fields of `persona.yaml`. Unknown fields are errors, so a typo is never silently ignored."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 NAME = r"[a-z0-9][a-z0-9-]{0,39}"
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
@@ -134,3 +134,11 @@ class Persona(BaseModel):
         default_factory=list, description="folders beside this one whose data/ is trained too, with this system prompt"
     )
     base: str = Field(EMBEDDED_BASE, description="embedded:NAME, a local folder, or a hub id")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if self.name in self.shared_data or len(set(self.shared_data)) < len(self.shared_data):
+            raise ValueError("shared_data: its own folder, or one twice; each record is trained once")
+        if self.example_memory and self.documents:
+            raise ValueError("example_memory and documents: leave out one; passages leave no room for examples")
+        return self

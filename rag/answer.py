@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from personas.lang import say
-from personas.language import estimate_tokens
+from personas.texts import estimate_tokens
 from rag.clean import tidy
 from rag.rows import Stored
 

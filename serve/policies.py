@@ -29,9 +29,12 @@ class HarmfulRequest(ApiError):
     code = "harmful_request"
 
 
-def asked_texts(payload: Payload) -> list[str]:
+_SAID_IN = {"/v1/chat/completions": "messages", "/v1/responses": "input", "/v1/completions": "prompt"}
+
+
+def asked_texts(payload: Payload, route: str) -> list[str]:
     """What the user has said, in order: of chat messages, of a Responses input, or of a plain prompt."""
-    held = payload.get("messages", payload.get("input", payload.get("prompt")))
+    held = payload.get(_SAID_IN[route])
     if isinstance(held, str):
         return [held]
     if not isinstance(held, list):
@@ -108,7 +111,7 @@ class PolicyHook:
 
     async def _look_for_harm(self, call: Call, wanted: Policies) -> None:
         assert call.payload is not None
-        said = asked_texts(call.payload)
+        said = asked_texts(call.payload, call.route)
         if not said:
             return
         # The last message, the one before, and both together: a request may come in two halves.

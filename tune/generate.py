@@ -70,7 +70,7 @@ def load_speaker(base: Base, adapter: Adapter | None = None) -> Speaker:
 
 
 def load_folder(folder: Path) -> Speaker:
-    """A whole model's folder, such as a merged one; what its tokenizer lacks it gets as a prepared base does."""
+    """A whole model's folder, such as a merged one. Without a chat template it gets the one that its name tells of."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = tokenizer.chat_template or fit_template(str(folder), tokenizer)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -1,7 +1,9 @@
 """A persona's records with the prompt that the gateway will give each: its system prompt and the nearest exchanges."""
 
-from personas.embedder import question_embed
-from personas.example_memory import open_index, with_examples
+from functools import cache
+
+from personas.embedder import batch_embed
+from personas.example_memory import open_index, question_vectors, with_examples
 from personas.home import Home
 from personas.lang import say
 from personas.loader import PersonaFolder
@@ -18,12 +20,13 @@ def remembered(records: list[Record], folder: PersonaFolder, home: Home) -> list
     if wanted is None or not records:
         return records
     print(say("예시 기억에서 가까운 대화를 찾습니다…", "looking up the nearest exchanges…"))
-    index = open_index(folder, home, question_embed)
+    embed = cache(batch_embed)
+    index = open_index(folder, home, embed)
     asked = [next(turn.content for turn in reversed(one.messages) if turn.role == "user") for one in records]
     known = {one.asked: vector for one, vector in zip(index.exchanges, index.vectors, strict=True)}
     new = [text for text in dict.fromkeys(asked) if text not in known]
     if new:
-        known |= dict(zip(new, question_embed()(new), strict=True))
+        known |= dict(zip(new, question_vectors(embed(), new), strict=True))
     return [
         record.model_copy(
             update={"system": with_examples(persona.system_prompt, index.nearest(known[text], wanted, record.prompt))}

@@ -45,12 +45,12 @@ async def embed(request: Request) -> JSONResponse:
             vectors, tokens = await asyncio.to_thread(library.embed, texts, asked.input_type == "query")
     except GamyeonError as error:
         raise as_api_error(error) from error
-    if asked.dimensions not in (None, len(vectors[0])):
-        raise BadRequest(f"this model has {len(vectors[0])} dimensions", param="dimensions")
     key = key_of(request.scope)
     if key is not None and key.tokens is not None:
         key.tokens.take(tokens)
     request.app.state.gamyeon.usage.add(key.id if key else "", name, 0, False, tokens, 0)
+    if asked.dimensions not in (None, len(vectors[0])):
+        raise BadRequest(f"this model has {len(vectors[0])} dimensions", param="dimensions")
     coded = [_base64(vector) for vector in vectors] if asked.encoding_format == "base64" else vectors
     data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(coded)]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}

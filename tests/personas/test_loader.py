@@ -39,14 +39,28 @@ def test_good_persona(tmp_path: Path) -> None:
 
 def test_shared_data_is_trained_after_its_own(tmp_path: Path) -> None:
     file = write(tmp_path, GOOD + "shared_data:\n  - everyday\n")
-    with pytest.raises(PersonaError, match=f"{file}:9: shared_data: .*everyday/data has no data files"):
-        read_persona(file)
+    assert list(load_personas(tmp_path)) == ["stark"]  # it can answer without them
+    with pytest.raises(PersonaError, match=f"{file}: shared_data: .*everyday/data has no data files"):
+        print(find_persona("stark", tmp_path).training_files)
     for folder, name in ((file.parent, "own.jsonl"), (tmp_path / "everyday", "all.jsonl")):
         (folder / "data").mkdir(parents=True)
         (folder / "data" / name).touch()
     folder = find_persona("stark", tmp_path)
     assert [f.name for f in folder.data_files] == ["own.jsonl"]
     assert [f.name for f in folder.training_files] == ["own.jsonl", "all.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("shared_data: [stark]", "its own"),
+        ("shared_data: [a, a]", "twice"),
+        ("example_memory: {}\ndocuments: {collection: m}", "leave out one"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, more: str, why: str) -> None:
+    with pytest.raises(PersonaError, match=why):
+        read_persona(write(tmp_path, GOOD.replace("{name}", "stark") + more.replace("{", "{{").replace("}", "}}")))
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ def training(name: str) -> list[Record]:
     return read_records(find_persona(name).data_files)
 
 
+def trained_on(name: str) -> list[Record]:
+    return read_records(find_persona(name).training_files)
+
+
 def held_out(name: str) -> list[Record]:
     return read_records([find_persona(name).eval_file])
 
@@ -107,7 +111,7 @@ def test_safe_names_only_known_help_lines() -> None:
 
 @pytest.mark.parametrize("name", PERSONAS)
 def test_held_out_prompts_are_not_in_the_training_data(name: str) -> None:
-    users = {asked(t.content) for r in training(name) for t in r.messages if t.role == "user"}
+    users = {asked(t.content) for r in trained_on(name) for t in r.messages if t.role == "user"}
     close = [
         (mine, user) for r in held_out(name) for user in users if prompt_overlap(mine := asked(r.prompt), user) >= 0.5
     ]
@@ -116,7 +120,7 @@ def test_held_out_prompts_are_not_in_the_training_data(name: str) -> None:
 
 @pytest.mark.parametrize("name", PERSONAS)
 def test_no_prompt_twice(name: str) -> None:
-    prompts = Counter(" ".join(record.prompt.split()) for record in training(name))
+    prompts = Counter(" ".join(record.prompt.split()) for record in trained_on(name))
     assert [prompt for prompt, count in prompts.items() if count > 1] == []
 
 

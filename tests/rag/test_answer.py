@@ -2,7 +2,7 @@
 
 import pytest
 
-from personas.language import estimate_tokens
+from personas.texts import estimate_tokens
 from rag import answer
 from rag.answer import build_context, check, cited_numbers, report, safe_passage, standalone
 from rag.rows import Stored

@@ -1,5 +1,6 @@
 """Training and held-out records get the prompt that the gateway will give: no record is shown its own answer."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ def embed(texts: list[str]) -> Vectors:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PersonaFolder:
-    monkeypatch.setattr("tune.remember.question_embed", lambda: embed)
+    monkeypatch.setattr("tune.remember.batch_embed", lambda: embed)
     made = tmp_path / "stark"
     (made / "data").mkdir(parents=True)
     (made / "persona.yaml").write_text(
@@ -27,7 +28,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PersonaFolder:
         "example_memory: {least: 0.9}\n"
     )
     lines = [record("비가 와", "우산."), record("비 온다", "장화."), record("밥 먹자", "버거.")]
-    (made / "data" / "a.jsonl").write_text("\n".join(one.model_dump_json() for one in lines))
+    text = "\n".join(one.model_dump_json() for one in lines).replace(
+        "비가 와", unicodedata.normalize("NFD", "비가 와 ")
+    )
+    (made / "data" / "a.jsonl").write_text("\ufeff" + text, encoding="utf-8")
     return find_persona("stark", tmp_path)
 
 

@@ -5,7 +5,6 @@ of `register`. Nothing else has to be told of it.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from personas.errors import GamyeonError
 from personas.lang import say
+from personas.texts import clean
 
 Message = dict[str, str]
 Count = Callable[[str], int]
@@ -62,13 +62,6 @@ def _no_nul(text: str) -> str:
     if "\0" in text:
         raise PydanticCustomError("nul", say("NUL 문자(\\u0000)가 있습니다", "contains a NUL character (\\u0000)"))
     return text
-
-
-def clean(text: str) -> str:
-    """NFC, and line ends as `\\n`."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return unicodedata.normalize("NFC", text)
 
 
 Raw = Annotated[str, StringConstraints(min_length=1), AfterValidator(_no_nul)]

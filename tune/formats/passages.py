@@ -9,7 +9,8 @@ from lxml import etree, html  # type: ignore[import-untyped]
 from pydantic import BaseModel, ValidationError
 
 from personas.lang import say
-from tune.formats.base import OPEN_QA, Example, FieldError, Options, clean, exchange
+from personas.texts import clean
+from tune.formats.base import OPEN_QA, Example, FieldError, Options, exchange
 
 RowT = TypeVar("RowT", bound=BaseModel)
 
