@@ -137,6 +137,7 @@ async def run(url: str, gateway: int, minutes: float, clients: int, cold: float)
 
 async def measure(port: int, gateway: int, given: argparse.Namespace) -> None:
     url, began = f"http://127.0.0.1:{port}", time.monotonic()
+    emit(gateway=url)
     async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(400):
         await wait_ready(client)
     await run(url, gateway, given.minutes, given.clients, time.monotonic() - began)
