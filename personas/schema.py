@@ -55,6 +55,10 @@ class Policies(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     harmful: Policy = Field("off", description="enforce: a harmful request is answered in the safe persona's manner")
+    openings: dict[str, Text] = Field(
+        default_factory=dict,
+        description="of the safe persona: how such an answer begins, by category (self-harm) or `default`",
+    )
     personal_data_in: Policy = Field("off", description="enforce: masked before the model reads it")
     personal_data_out: Policy = Field("off", description="enforce: masked before the reader sees it")
 

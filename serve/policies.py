@@ -11,6 +11,7 @@ from serve.errors import ApiError, BadRequest, ModelNotFound
 from serve.masking import Masked, Overheard
 from serve.metrics import Metrics
 from serve.moderation import Moderator
+from serve.opening import Opened, begun
 from serve.privacy import mask
 from serve.prompt import Payload, for_persona, said_text
 
@@ -77,6 +78,12 @@ def note_if_personal(text: str, note: Callable[[], None]) -> None:
         note()
 
 
+def opening_for(openings: dict[str, str], found: frozenset[str]) -> str:
+    """How the answer begins: as the first opening has it whose category was found, else as `default` has it."""
+    kinds = {name.partition("/")[0] for name in found}
+    return next((text for kind, text in openings.items() if kind in kinds), openings.get("default", ""))
+
+
 class PolicyHook:
     """The hook that applies them; it stands before all others, so that nothing else sees what it masks."""
 
@@ -91,7 +98,7 @@ class PolicyHook:
         assert call.target.persona
         persona = call.target.persona
         wanted = persona.policies
-        if wanted.harmful != "off" and persona.name != self._safe:
+        if wanted.harmful != "off":
             await self._look_for_harm(call, wanted)
         if wanted.personal_data_in != "off":
             await self._mask_request(call, wanted)
@@ -117,13 +124,14 @@ class PolicyHook:
         # The last message, the one before, and both together: a request may come in two halves.
         texts = [*said[-2:], "\n".join(said[-2:])] if len(said) > 1 else said[-1:]
         verdicts = await self._moderator.judge(texts)
-        if not any(verdict.flagged & HARMFUL for verdict in verdicts):
+        found = frozenset().union(*(verdict.flagged for verdict in verdicts)) & HARMFUL
+        if not found:
             return
         self._note(call, "harmful", wanted.harmful)
         if wanted.harmful == "enforce":
-            await self._redirect(call)
+            await self._redirect(call, found)
 
-    async def _redirect(self, call: Call) -> None:
+    async def _redirect(self, call: Call, found: frozenset[str]) -> None:
         """Let the safe persona's adapter and prompt answer; the reply says so by its `model`."""
         assert call.asked is not None
         if call.route == "/v1/completions":
@@ -138,6 +146,10 @@ class PolicyHook:
         if isinstance(options := (call.payload or {}).get("stream_options"), dict):
             made["stream_options"] = options
         call.payload, call.redirected = made, True
+        opening = opening_for(target.persona.policies.openings, found)
+        if opening and self._catalog.own_engine and (started := begun(made, call.route, opening)):
+            call.payload = started
+            call.filters.append(Opened(opening))
 
     async def _mask_request(self, call: Call, wanted: Policies) -> None:
         assert call.payload is not None

@@ -12,14 +12,15 @@ COUNTED = {"include_usage": True, "continuous_usage_stats": True}
 _OWN_WAY = ("tools", "response_format", "structured_outputs", "logprobs", "prompt_logprobs", "echo")
 
 
+def is_plain(path: str, payload: Payload) -> bool:
+    """Whether a request is for plain chat with one choice, whose text may be steered."""
+    plain = path.endswith("/chat/completions") and payload.get("n") in (None, 1)
+    return plain and not any(payload.get(key) for key in _OWN_WAY)
+
+
 def applies(guard: Guard | None, path: str, payload: Payload) -> bool:
-    """Whether a reply is guarded: plain chat with one choice."""
-    return (
-        guard is not None
-        and path.endswith("/chat/completions")
-        and payload.get("n") in (None, 1)
-        and not any(payload.get(key) for key in _OWN_WAY)
-    )
+    """Whether a reply is guarded."""
+    return guard is not None and is_plain(path, payload)
 
 
 def steered(payload: Payload, good: str, attempt: int, vllm: bool, spent: int) -> Payload:
@@ -34,7 +35,10 @@ def steered(payload: Payload, good: str, attempt: int, vllm: bool, spent: int) -
         if isinstance(most := payload.get(limit), int):
             made[limit] = max(1, most - spent)
     if good.strip():
-        made["messages"] = [*made["messages"], {"role": "assistant", "content": good}]
+        *turns, last = made["messages"]
+        begun = last["content"] if last["role"] == "assistant" and made.get("continue_final_message") else None
+        before = [*turns, last] if begun is None else turns
+        made["messages"] = [*before, {"role": "assistant", "content": (begun or "") + good}]
         if vllm:
             made |= {"continue_final_message": True, "add_generation_prompt": False}
     if vllm and attempt > 1:
