@@ -78,12 +78,6 @@ def note_if_personal(text: str, note: Callable[[], None]) -> None:
         note()
 
 
-def opening_for(openings: dict[str, str], found: frozenset[str]) -> str:
-    """How the answer begins: as the first opening has it whose category was found, else as `default` has it."""
-    kinds = {name.partition("/")[0] for name in found}
-    return next((text for kind, text in openings.items() if kind in kinds), openings.get("default", ""))
-
-
 class PolicyHook:
     """The hook that applies them; it stands before all others, so that nothing else sees what it masks."""
 
@@ -124,14 +118,14 @@ class PolicyHook:
         # The last message, the one before, and both together: a request may come in two halves.
         texts = [*said[-2:], "\n".join(said[-2:])] if len(said) > 1 else said[-1:]
         verdicts = await self._moderator.judge(texts)
-        found = frozenset().union(*(verdict.flagged for verdict in verdicts)) & HARMFUL
+        found = [(verdict.scores.get(name, 0.0), name) for verdict in verdicts for name in verdict.flagged & HARMFUL]
         if not found:
             return
         self._note(call, "harmful", wanted.harmful)
         if wanted.harmful == "enforce":
-            await self._redirect(call, found)
+            await self._redirect(call, max(found)[1])
 
-    async def _redirect(self, call: Call, found: frozenset[str]) -> None:
+    async def _redirect(self, call: Call, category: str) -> None:
         """Let the safe persona's adapter and prompt answer; the reply says so by its `model`."""
         assert call.asked is not None
         if call.route == "/v1/completions":
@@ -146,7 +140,8 @@ class PolicyHook:
         if isinstance(options := (call.payload or {}).get("stream_options"), dict):
             made["stream_options"] = options
         call.payload, call.redirected = made, True
-        opening = opening_for(target.persona.policies.openings, found)
+        openings = target.persona.policies.openings
+        opening = openings.get(category.partition("/")[0], openings.get("default", ""))
         if opening and self._catalog.own_engine and (started := begun(made, call.route, opening)):
             call.payload = started
             call.filters.append(Opened(opening))
