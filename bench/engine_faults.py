@@ -95,8 +95,9 @@ async def ask(client: httpx.AsyncClient, number: int, outcomes: Counter[str]) ->
 
 def has_an_end(events: list[str]) -> bool:
     """Whether a stream says why it ended, and no letter was cut."""
-    said = [json.loads(event[6:])["choices"] for event in events if event.startswith("data: {")]
-    return any(choices and choices[0].get("finish_reason") for choices in said) and "\ufffd" not in "".join(events)
+    said = [json.loads(event[6:]).get("choices") for event in events if event.startswith("data: {")]
+    ended = None not in said and any(choices and choices[0].get("finish_reason") for choices in said if choices)
+    return ended and "\ufffd" not in "".join(events)
 
 
 async def run(url: str, gateway: int, minutes: float, clients: int, cold: float) -> None:

@@ -23,7 +23,7 @@ from serve.masking import Overheard
 from serve.metrics import Metrics
 from serve.prompt import Payload
 from serve.steering import COUNTED, added_usage, applies, steered
-from serve.upstream import MAX_EVENT, Upstream, kept_headers, parsed, read_whole, send_whole, streams
+from serve.upstream import MAX_EVENT, Upstream, broken_off, kept_headers, parsed, read_whole, send_whole, streams
 from serve.wire import Wire
 
 
@@ -155,7 +155,7 @@ class Guarded:
         splitter, pending, ended = Sentences(), 0, False
         async for event in _events(wire):
             if "error" in event:
-                raise EngineLost(f"the engine broke off: {event['error'].get('message', '')}")
+                raise broken_off(event)
             choice = next(iter(event.get("choices") or []), None)
             self._count(event, choice)
             if not self._first:

@@ -17,6 +17,7 @@ from serve.settings import Settings
 from serve.wire import Backend, Wire
 
 log = logging.getLogger(__name__)
+_BROKEN = b'data: {"error"'  # an event: within a text the quotes are escaped
 _KEPT = (b"content-type", b"cache-control", b"retry-after")
 _RETRIED = (502, 503)  # an engine that cannot answer now; another one may
 _SHUN_SECONDS = 10.0
@@ -198,6 +199,12 @@ def parsed(data: bytes) -> dict[str, Any]:
     return found
 
 
+def broken_off(event: dict[str, Any]) -> EngineLost:
+    """What an engine's error event in mid-stream means to the reader."""
+    said = event["error"].get("message", "") if isinstance(event["error"], dict) else event["error"]
+    return EngineLost(f"the engine broke off: {said}")
+
+
 def streams(wire: Wire) -> bool:
     """Whether a reply is a stream of events."""
     return wire.headers.get(b"content-type", b"").startswith(b"text/event-stream")
@@ -276,6 +283,9 @@ async def _pass_stream(wire: Wire, send: Send, reply: Reply, filters: list[Filte
                 data, held = (data[:at], data[at:]) if at >= 4 else (b"", data)
                 if not data:
                     continue
+            lost = b""
+            if (broken := data.find(_BROKEN)) >= 0:
+                data, lost = data[:broken], data[broken:]
             reply.events += data.count(b"\n\n")
             if b'"usage"' in data:
                 reply.read_usage(data)
@@ -291,6 +301,8 @@ async def _pass_stream(wire: Wire, send: Send, reply: Reply, filters: list[Filte
                 reply.sending_since = monotonic()
                 await send({"type": "http.response.body", "body": data, "more_body": True})
                 reply.sending_since = 0.0
+            if lost:  # vLLM says `[DONE]` after an error, too
+                raise broken_off(parsed(lost[len(b"data: ") :].splitlines()[0]))
         for each in filters:
             held += await each.end()
         await send({"type": "http.response.body", "body": held})

@@ -94,6 +94,26 @@ def test_letters_split_between_packets_arrive_whole(end: str) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_done_after_an_error_is_not_believed(at_once: bool) -> None:
+    # what vLLM 0.32 sends when its engine core is killed
+    error = b'data: {"error": {"message": "EngineCore encountered an issue.", "type": "x", "param": null, "code": 500}}'
+    events = [b'data: {"choices": []}\n\n', error + b"\n\n", DONE]
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await stream_of(request, *([b"".join(events)] if at_once else events), pause=0.05)
+
+    async def test() -> None:
+        async with served(handler) as s:
+            text = (await ask(s.client, stream=True)).text
+            first, last, end = text.split("\n\n")
+            assert (first, end) == ('data: {"choices": []}', "")
+            said = json.loads(last.removeprefix("data: "))["error"]
+            assert (said["code"], "EngineCore encountered" in said["message"]) == ("engine_lost", True)
+
+    run(test)
+
+
 def test_a_silent_engine_is_given_up() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         reply = await stream_of(request, b"data: 1\n\n")
