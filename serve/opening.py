@@ -1,9 +1,8 @@
 """An answer that begins with words of ours: the engine goes on after them, and the reader gets both."""
 
-from typing import Any
-
 import orjson
 
+from serve.citing import chunk_of
 from serve.prompt import Payload
 from serve.steering import is_plain
 from serve.upstream import parsed
@@ -41,10 +40,10 @@ class Opened:
         return b""
 
     def _event(self, event: bytes) -> bytes:
-        chunk: dict[str, Any] = parsed(event[6:]) if event.startswith(b"data: {") else {}
-        choice = next(iter(chunk.get("choices") or []), None)
-        if not self._opening or choice is None:
+        chunk = chunk_of(event)
+        if not self._opening or chunk is None or not chunk["choices"]:
             return event
+        choice = chunk["choices"][0]
         delta = choice.get("delta") or {}
         if not (delta.get("content") or choice.get("finish_reason")):
             return event  # the role in front
