@@ -8,7 +8,7 @@ from starlette.types import Send
 
 from serve.access import Key
 from serve.catalog import Target
-from serve.upstream import Filter, Reply
+from serve.relay import Filter, Reply
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from serve.upstream import parsed
+from serve.relay import parsed
 
 
 class Citing:

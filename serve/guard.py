@@ -22,8 +22,9 @@ from serve.errors import ApiError, EngineLost
 from serve.masking import Overheard
 from serve.metrics import Metrics
 from serve.prompt import Payload
+from serve.relay import MAX_EVENT, broken_off, kept_headers, parsed, read_whole, send_whole, streams
 from serve.steering import COUNTED, added_usage, applies, steered
-from serve.upstream import MAX_EVENT, Upstream, broken_off, kept_headers, parsed, read_whole, send_whole, streams
+from serve.upstream import Upstream
 from serve.wire import Wire
 
 

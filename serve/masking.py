@@ -8,7 +8,7 @@ import orjson
 
 from personas.language import Sentences
 from serve.privacy import mask
-from serve.upstream import parsed
+from serve.relay import parsed
 
 
 class Overheard:

@@ -4,8 +4,8 @@ import orjson
 
 from serve.citing import chunk_of
 from serve.prompt import Payload
+from serve.relay import parsed
 from serve.steering import is_plain
-from serve.upstream import parsed
 
 
 def begun(payload: Payload, route: str, opening: str) -> Payload | None:

@@ -13,7 +13,8 @@ import time
 from personas.adapters import parse_version_id
 from serve.catalog import Catalog
 from serve.errors import ApiError
-from serve.upstream import Upstream, read_whole
+from serve.relay import read_whole
+from serve.upstream import Upstream
 
 log = logging.getLogger(__name__)
 _EVERY_SECONDS = 10.0

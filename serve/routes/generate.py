@@ -16,8 +16,9 @@ from serve.call import Call, Hook
 from serve.catalog import Catalog
 from serve.errors import BadRequest, BodyTooLarge, EngineLost, RequestTimeout
 from serve.prompt import for_persona
+from serve.relay import relay
 from serve.settings import Settings
-from serve.upstream import Upstream, relay
+from serve.upstream import Upstream
 
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 _USAGE_ASKED = b'"stream_options":{"include_usage":true},'

@@ -114,6 +114,25 @@ def test_a_done_after_an_error_is_not_believed(at_once: bool) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("body", ['{"error": {"message": "EngineCore encountered an issue.", "code": 500}}', "", "[]"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_failed_engine_is_a_bad_gateway(body: str, stream: bool) -> None:
+    # vLLM 0.32 answers with 500 when its engine core is killed before a reply has begun
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=500, text=body, content_type="application/json")
+
+    async def test() -> None:
+        async with served(handler) as s:
+            reply = await ask(s.client, stream=stream)
+            said = reply.json()["error"]
+            assert (reply.status_code, said["code"]) == (502, "engine_lost")
+            assert ("EngineCore encountered" in said["message"]) == ("EngineCore" in body)
+            shown = (await s.client.get("/admin/status")).json()["backends"][0]
+            assert shown["in_flight"] == 0
+
+    run(test)
+
+
 def test_a_silent_engine_is_given_up() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         reply = await stream_of(request, b"data: 1\n\n")
