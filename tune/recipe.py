@@ -22,6 +22,7 @@ from tune.preset_files import SettingsError
 from tune.remember import remembered
 from tune.runs import PROMPT_FILE, RUN_FILE
 from tune.settings import SftSettings
+from tune.start import find_start, fingerprint, keep_start
 
 if TYPE_CHECKING:
     from tune.launch import Launch
@@ -92,9 +93,12 @@ def _plan(
     from tune.examples import refuse_unfit
 
     refuse_unfit(base, records, system_prompt, settings)
-    key = f"{base.fingerprint}{data_hash(records)}{settings.model_dump_json()}{system_prompt}"
+    start = find_start(settings, base, home)
+    parts = [base.fingerprint, data_hash(records), settings.model_dump_json(), system_prompt, fingerprint(start)]
+    key = "".join(parts)
     run = home.runs / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
     run.mkdir(exist_ok=True)
+    keep_start(start, run)
     (run / "settings.json").write_text(settings.model_dump_json(indent=2))
     return Plan(name, base, records, held_out, system_prompt, settings, run)
 

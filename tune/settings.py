@@ -14,7 +14,7 @@ Tracker = Literal["none", "tensorboard", "wandb", "trackio"]
 
 def unused(method: str) -> tuple[str, ...]:
     """Settings that a method gives no meaning."""
-    adapter = ("rank", "alpha", "dropout", "target_modules", "scales") if method == "full" else ()
+    adapter = ("rank", "alpha", "dropout", "target_modules", "scales", "start_from") if method == "full" else ()
     quantised = ("quantisation", "compute_dtype", "double_quantisation") if method != "qlora" else ()
     return adapter + quantised
 
@@ -86,6 +86,7 @@ class SftSettings(Training):
     eval_every: int | None = Field(None, ge=1, description="steps; none: when a checkpoint is saved")
     best_metric: Literal["loss", "accuracy"] = Field("loss", description="on validation; accuracy is next-token")
     scales: list[float] = Field([1.0], description="factors of the adapter's update; the best on validation is taken")
+    start_from: str = Field("", description="adapter to go on from: NAME, NAME@vN, a run or a folder; new if empty")
     special_tokens: list[str] = Field([], description="new tokens; the embeddings are resized")
     eos_token: str = Field("", description="which of the new tokens ends an answer")
     packing: bool = Field(True, description="one row a batch, shared beginnings written once, where the device can")

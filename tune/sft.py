@@ -28,6 +28,7 @@ from tune.faults import StopAtNan, disk_explained, memory_explained
 from tune.model import add_tokens, load, lora, optimizer_here, precision_here
 from tune.packing import SharedPrefixCollator, can_pack, shared_prefix
 from tune.settings import SftSettings
+from tune.start import start_options
 from tune.trainer import LabelTrainer, is_zero3, with_adapter
 from tune.watch import Trim
 
@@ -177,7 +178,7 @@ def fit(
     args = _config(settings, folder, validate=bool(validation))
     give_back_memory()  # what reading a tokenizer of 262,144 words leaves: 315 MB
     trainer = LabelTrainer(
-        model=with_adapter(model, lora(model, settings), args),
+        model=with_adapter(model, lora(model, settings), args, start_options(settings, folder.parent)),
         processing_class=tokenizer,
         args=args,
         data_collator=_collator(model, tokenizer, examples, settings),
@@ -208,7 +209,7 @@ def train(
         records: conversations; a system prompt of their own goes before the given one.
         system_prompt: put in front of the others, as when served; none if empty.
         settings: the resolved recipe.
-        folder: for checkpoints; those that are there are gone on from.
+        folder: for checkpoints; those that are there are gone on from. Beside it lies the adapter of `start_from`.
         callbacks: told of every step and log.
 
     Raises:

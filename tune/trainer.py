@@ -12,15 +12,24 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from tune.loss import LabelLoss, add_label_loss
 
 
-def with_adapter(model: Any, config: LoraConfig | None, args: TrainingArguments) -> Any:
-    """The model with a fresh adapter in float32, or as it is where all weights are trained.
+def with_adapter(
+    model: Any, config: LoraConfig | None, args: TrainingArguments, start: dict[str, Any] | None = None
+) -> Any:
+    """The model with an adapter in float32, or as it is where all weights are trained.
 
     Under ZeRO-3 the adapter keeps the base's precision: it gathers parameters of one type alone (TRL issue 6089).
+
+    Args:
+        start: what PEFT is to load (`tune.start`); a fresh adapter if None.
     """
     if config is None:
         return model
     zero3 = is_zero3(args)
-    peft = get_peft_model(model, config, autocast_adapter_dtype=not zero3)
+    options = {"autocast_adapter_dtype": not zero3}
+    if start is None:
+        peft = get_peft_model(model, config, **options)
+    else:
+        peft = PeftModel.from_pretrained(model, **start, **options)
     if args.gradient_checkpointing:
         peft.enable_input_require_grads()
     return peft
