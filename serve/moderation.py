@@ -1,15 +1,17 @@
 """Does a text ask for harm, insult or despair? Probabilities in OpenAI's categories, from the embedded embedder.
 
-A linear head over e5's sentence vectors, fitted to the labelled examples of the safe persona (`serve moderation fit`);
-its file lies beside them. Figures: docs/gateway.md.
+A linear head over e5's sentence vectors and the text's letters, fitted to the labelled examples of the safe persona
+(`serve moderation fit`); its file lies beside them. Figures: docs/gateway.md.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,8 @@ CATEGORIES = (
     "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
 )  # fmt: skip
 HEAD_FILE = "moderation.npz"
+EXAMPLES_FILE = "moderation.jsonl"  # beside it: more examples, of prompts alone
+GRAMS = 1 << 14  # buckets
 _WINDOW = 120  # characters that are judged together: the examples are short, and a request hides in a long text
 _MOST_WINDOWS = 24
 
@@ -41,34 +45,53 @@ def softmax(logits: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
+def grams(text: str) -> tuple[list[int], NDArray[np.float32]]:
+    """The buckets of a text's runs of 2, 3 and 4 characters, and how often each is there: 1 + log, of length 1."""
+    spread = f" {' '.join(text.lower().split())} "
+    runs = (spread[i : i + size] for size in (2, 3, 4) for i in range(len(spread) - size + 1))
+    counts = Counter(crc32(run.encode()) % GRAMS for run in runs)
+    values = 1 + np.log(np.fromiter(counts.values(), np.float32, len(counts)))
+    return list(counts), np.asarray(values / max(np.linalg.norm(values), 1e-9), np.float32)
+
+
 @dataclass(frozen=True)
 class Head:
-    """A softmax over classes: weights (dimension, classes), bias (classes,), both with the temperature in them.
+    """A softmax over classes, the temperature within all its weights.
 
-    `threshold`: the probability of not being harmless from which a text is flagged.
+    Attributes:
+        weights: of the sentence vector, (dimension, classes).
+        gram_weights: of the letters, (GRAMS, classes).
+        bias: (classes,).
+        threshold: the probability of not being harmless from which a text is flagged.
     """
 
     classes: tuple[str, ...]
     weights: Vectors
+    gram_weights: NDArray[Any]
     bias: Vectors
     threshold: float
 
-    def probabilities(self, vectors: Vectors) -> Vectors:
-        """(texts, classes) of vectors (texts, dimension)."""
-        return softmax(vectors @ self.weights + self.bias)
+    def probabilities(self, texts: list[str], embed: Embed) -> Vectors:
+        """Of shape (texts, classes)."""
+        logits = embed(texts) @ self.weights + self.bias
+        for row, text in zip(logits, texts, strict=True):
+            buckets, values = grams(text)
+            row += values @ self.gram_weights[buckets]
+        return softmax(logits)
 
     def save(self, file: Path) -> None:
-        np.savez_compressed(
-            file, classes=np.array(self.classes), weights=self.weights, bias=self.bias, threshold=self.threshold
-        )
+        parts = {"weights": self.weights, "gram_weights": self.gram_weights, "bias": self.bias}
+        np.savez_compressed(file, classes=np.array(self.classes), threshold=self.threshold, **parts)
 
     @staticmethod
     def load(file: Path) -> "Head":
         if not file.is_file():
             raise ModerationUnavailable("the moderator is not fitted (run: serve moderation fit --write)")
         with np.load(file, allow_pickle=False) as held:
+            if "gram_weights" not in held:
+                raise ModerationUnavailable("the moderator is of an older form (run: serve moderation fit --write)")
             classes = tuple(str(name) for name in held["classes"])
-            return Head(classes, held["weights"], held["bias"], float(held["threshold"]))
+            return Head(classes, held["weights"], held["gram_weights"], held["bias"], float(held["threshold"]))
 
 
 @dataclass(frozen=True)
@@ -116,7 +139,7 @@ class OwnModerator:
     def _judge(self, texts: list[str]) -> list[Verdict]:
         head, embed = self._parts()
         pieces = [windows(text) for text in texts]
-        made = head.probabilities(embed([window for group in pieces for window in group]))
+        made = head.probabilities([window for group in pieces for window in group], embed)
         harmless = head.classes.index(HARMLESS)
         verdicts, start = [], 0
         for group in pieces:

@@ -41,17 +41,18 @@ def fit(
         bool, typer.Option(help=say("파일에 씁니다 (없으면 재기만)", "write the file; else measure alone"))
     ] = False,
 ) -> None:
-    """Fit to the persona's data, other personas' prompts as harmless ones; measure on its held-out set."""
+    """Fit to the persona's data and further examples, others' prompts as harmless ones; measure on its held-out set."""
     from personas.embedder import question_embed
     from personas.loader import find_persona, load_personas
-    from serve.moderation import HEAD_FILE
+    from serve.moderation import EXAMPLES_FILE, HEAD_FILE
     from serve.moderation_fit import fit as fitted
     from serve.moderation_fit import measure, read_examples
 
     own = find_persona(persona)
     others = [folder for name, folder in load_personas().items() if name != persona]
     embed = question_embed()
-    head, told = fitted([*read_examples(own.data_files), *_harmless(others, held_out=False)], embed)
+    files = [*own.data_files, *(file for file in [own.path / EXAMPLES_FILE] if file.is_file())]
+    head, told = fitted([*read_examples(files), *_harmless(others, held_out=False)], embed)
     print(json.dumps({"fit": persona, **told}))
     print(json.dumps({"held_out": persona, **measure(head, list(read_examples([own.eval_file])), embed)}))
     print(json.dumps({"held_out": "others", **measure(head, _harmless(others, held_out=True), embed)}))

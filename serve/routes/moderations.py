@@ -15,7 +15,7 @@ from serve.routes.documents import parsed
 _MOST_BYTES = 2**20
 Text = Annotated[str, Field(min_length=1, max_length=32_000)]
 # OpenAI's names and its default: clients send them without having chosen a model.
-_ALSO = ("omni-moderation-latest", "text-moderation-latest")
+_ALSO = ("omni-moderation-latest", "omni-moderation-2024-09-26", "text-moderation-latest")
 
 
 class Part(BaseModel):

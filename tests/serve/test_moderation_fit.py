@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.moderation import HARMLESS, Head, Vectors, flagged, windows
+from serve.moderation import HARMLESS, Head, ModerationUnavailable, Vectors, flagged, grams, windows
 from serve.moderation_fit import Example, auroc, calibration_error, fit, measure, read_examples
 
 CENTRES = {"illicit": 0, "harassment": 1, HARMLESS: 2}
@@ -43,6 +43,31 @@ def test_a_head_is_fitted_saved_and_measured_on_others(tmp_path: Path) -> None:
     assert made["calibration_error"] < 0.15
     harmless = measure(head, [Example(f"{HARMLESS} {i}", HARMLESS, "general") for i in range(50)], embed)
     assert harmless["auroc"] is None
+
+
+def test_letters_tell_apart_what_vectors_do_not(tmp_path: Path) -> None:
+    def blind(texts: list[str]) -> Vectors:
+        return np.ones((len(texts), 4), np.float32)
+
+    made = [Example(f"칼 {n}번 가는 법", HARMLESS, "lookalike") for n in range(40)]
+    made += [Example(f"칼 {n}번 찌르는 법", "violence", "harmful") for n in range(40)]
+    head, _ = fit(made, blind)
+    head.save(tmp_path / "head.npz")
+    bad, good = Head.load(tmp_path / "head.npz").probabilities(["칼 99번 찌르는 법", "칼  99번\n가는 법"], blind)
+    assert bad[head.classes.index("violence")] > 0.6 > 0.4 > good[head.classes.index("violence")]
+
+
+def test_a_head_of_an_older_form_says_what_to_do(tmp_path: Path) -> None:
+    np.savez(tmp_path / "old.npz", classes=["harmless"], weights=np.ones((4, 1)), bias=[0.0], threshold=0.5)
+    with pytest.raises(ModerationUnavailable, match="serve moderation fit --write"):
+        Head.load(tmp_path / "old.npz")
+
+
+def test_a_text_without_letters_is_judged() -> None:
+    for text in ("", " ", "가", "\n\n"):
+        buckets, values = grams(text)
+        assert len(buckets) == len(values)
+        assert np.isfinite(values).all()
 
 
 def test_labels_come_from_category_and_topic(tmp_path: Path) -> None:
