@@ -1,10 +1,11 @@
 """What the shipped personas answer to their held-out prompts, over a running gateway: shares and texts.
 
-    python bench/quality.py URL [PERSONA…] [-o FOLDER] [--key KEY]
+    python bench/quality.py URL [PERSONA…] [-o FOLDER] [--key KEY] [--model MODEL] [--sampling JSON]
 
 Each persona answers its whole `eval.jsonl` with its own sampling, eight prompts at a time. A JSON line a persona: ends,
 loops, Korean; where the set has them, harmful prompts refused and look-alikes answered; for documents, answers whose
-every sentence its cited passage supports, and unanswerable ones declined. FOLDER gets the replies, to be read.
+every sentence its cited passage supports, and unanswerable ones declined. FOLDER gets the replies, to be read. MODEL
+(the base, say) answers instead, with the persona's system prompt and sampling; JSON goes before the persona's sampling.
 """
 
 import argparse
@@ -32,15 +33,15 @@ DECLINES = re.compile(r"(?:없(?:습니다|어요|네요)|않(?:습니다|아요
 Row = dict[str, Any]
 
 
-async def ask_all(url: str, key: str, model: str, records: list[Record]) -> list[Row]:
-    """Every held-out prompt and the reply to it."""
+async def ask_all(url: str, key: str, asked: Row, before: list[Row], records: list[Record]) -> list[Row]:
+    """Every held-out prompt, after `before`, and the reply to it; `asked` is what each request has besides."""
     gate = asyncio.Semaphore(AT_ONCE)
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=300) as client:
 
         async def ask(number: int, record: Record) -> Row:
-            messages: Any = [turn.model_dump() for turn in record.messages[:-1]]
+            messages: Any = [*before, *(turn.model_dump() for turn in record.messages[:-1])]
             async with gate:
-                reply = await client.chat.completions.create(model=model, messages=messages, seed=number)
+                reply = await client.chat.completions.create(messages=messages, seed=number, **asked)
             choice, usage = reply.choices[0], reply.usage
             return {
                 "category": record.category,
@@ -89,15 +90,22 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("personas", nargs="*", default=["ironman", "safe", "docs"])
     parser.add_argument("--key", default="none")
+    parser.add_argument("--model", default="")
+    parser.add_argument("--sampling", type=json.loads, default={})
     parser.add_argument("-o", "--out", type=Path)
     given = parser.parse_args()
     for name in given.personas:
-        records = read_records([find_persona(name.partition("@")[0]).eval_file])
+        folder = find_persona(name.partition("@")[0])
+        records, before, sampling = read_records([folder.eval_file]), [], given.sampling
+        if given.model:
+            before = [{"role": "system", "content": folder.persona.system_prompt}]
+            sampling = folder.persona.sampling.model_dump(exclude_none=True) | sampling
+        asked = {"model": given.model or name, "extra_body": sampling}
         began = time.perf_counter()
-        rows = asyncio.run(ask_all(given.url, given.key, name, records))
+        rows = asyncio.run(ask_all(given.url, given.key, asked, before, records))
         seconds = time.perf_counter() - began
         rate = round(sum(row["tokens"] for row in rows) / seconds, 1)
-        emit(persona=name, prompts=len(rows), **figures(rows), tokens_per_second=rate)
+        emit(persona=name, model=asked["model"], prompts=len(rows), **figures(rows), tokens_per_second=rate)
         if given.out:
             given.out.mkdir(parents=True, exist_ok=True)
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
