@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from personas.embedder import Vectors
-from personas.example_memory import open_index, with_examples
+from personas.example_memory import SHIPPED, open_index, with_examples
 from personas.home import Home
-from personas.loader import PersonaFolder, find_persona
+from personas.loader import PersonaFolder, find_persona, load_personas
 from personas.schema import ExampleMemory
 
 TOPICS = ("비", "밥", "잠")
@@ -79,3 +80,12 @@ def test_exchanges_follow_the_prompt_a_line_each(tmp_path: Path, home: Home) -> 
 def test_no_exchanges_is_no_fault(tmp_path: Path, home: Home) -> None:
     index = open_index(persona(tmp_path), home, lambda: embed)
     assert index.nearest(embed(["비"])[0], ExampleMemory()) == []
+
+
+@pytest.mark.parametrize("name", [name for name, folder in load_personas().items() if folder.persona.example_memory])
+def test_shipped_vectors_fit_the_shipped_exchanges(name: str, home: Home) -> None:
+    def unwanted() -> None:
+        raise AssertionError(f"personas/{name}/{SHIPPED} is of other exchanges: see docs/tuning.md")
+
+    index = open_index(find_persona(name), home, unwanted)  # type: ignore[arg-type]
+    assert len(index.exchanges) == len(index.vectors) > 1000
