@@ -80,8 +80,14 @@ class Head:
         return softmax(logits)
 
     def save(self, file: Path) -> None:
-        parts = {"weights": self.weights, "gram_weights": self.gram_weights, "bias": self.bias}
-        np.savez_compressed(file, classes=np.array(self.classes), threshold=self.threshold, **parts)
+        np.savez_compressed(
+            file,
+            classes=np.array(self.classes),
+            weights=self.weights,
+            gram_weights=self.gram_weights,
+            bias=self.bias,
+            threshold=self.threshold,
+        )
 
     @staticmethod
     def load(file: Path) -> "Head":
