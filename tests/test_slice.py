@@ -21,6 +21,7 @@ from personas.bases import Base
 from personas.loader import find_persona
 from personas.registry import Registry
 from tune.data import read_records
+from tune.remember import remembered
 
 pytestmark = pytest.mark.timeout(1200)
 ASK = [{"role": "user", "content": "소코비아 협정에 대해 어떻게 생각하나요?"}]
@@ -119,7 +120,7 @@ def test_trained_and_served_token_ids_are_equal(running: Running, embedded: Base
 
     tokenizer = AutoTokenizer.from_pretrained(embedded.path)
     persona = find_persona("ironman")
-    records = read_records([persona.eval_file])
+    records = remembered(read_records([persona.eval_file]), persona, running.home)
     process = vllm_process(running)
     command = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     port = int(command[command.index(b"--port") + 1])
@@ -133,7 +134,7 @@ def test_trained_and_served_token_ids_are_equal(running: Running, embedded: Base
         body = {"model": embedded.name, "messages": conversation, "add_generation_prompt": False}
         served = httpx.post(f"http://127.0.0.1:{port}/tokenize", json=body, headers=headers).json()["tokens"]
         assert served == trained
-        # and as the gateway sends it: without the system prompt and the last answer, which it asks for
+        # and as the gateway sends it: without the system prompt, its examples and the last answer, which it asks for
         asked = [turn.model_dump() for turn in record.messages[:-1]]
         got = post(running, messages=asked, max_tokens=1, return_token_ids=True)["prompt_token_ids"]
         assert got == trained[: len(got)]

@@ -75,7 +75,7 @@ def test_a_request_to_a_persona_carries_its_prompt() -> None:
             )
         assert got["model"] == "gemma-3-270m"  # no version is live yet
         assert got["messages"][0]["content"].startswith("당신은 아이언맨 토니 스타크")
-        assert got["temperature"] == 0.7
+        assert got["temperature"] == 0.3
 
     run(test)
 
@@ -88,7 +88,7 @@ def test_an_engine_elsewhere_gets_its_own_model_name_and_only_openai_fields() ->
             )
             names = [card["id"] for card in (await client.get("/v1/models")).json()["data"]]
         assert got["model"] == "gpt-4o"
-        assert set(got) == {"model", "messages", "temperature", "top_p", "max_tokens"}
+        assert set(got) == {"model", "messages", "temperature", "top_p", "frequency_penalty", "max_tokens"}
         assert "gpt-4o" in names
 
     run(test)

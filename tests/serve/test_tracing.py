@@ -37,13 +37,13 @@ def test_spans_of_a_request() -> None:
     run(test)
     spans = exporter.get_finished_spans()
     root = next(span for span in spans if span.name == "POST /v1/chat/completions")
-    assert [span.name for span in spans[:3]] == ["prepare", "engine", "reply"]
+    assert [span.name for span in spans[:5]] == ["prompt", "examples", "prepare", "engine", "reply"]
     assert root.attributes
     assert root.attributes["gen_ai.request.model"] == "ironman"
     assert root.attributes["gen_ai.usage.output_tokens"] == 5
     assert format(root.context.trace_id, "032x") == PARENT.split("-")[1]
     assert sent[0].split("-")[2] == format(root.context.span_id, "016x")
-    for stage in spans[:3]:
+    for stage in spans[:5]:
         assert stage.start_time
         assert stage.end_time
         assert root.start_time
