@@ -94,6 +94,8 @@ def _plan(
 
     refuse_unfit(base, records, system_prompt, settings)
     start = find_start(settings, base, home)
+    if start:  # a manifest tells where a version comes from, never a path of this machine
+        settings = settings.model_copy(update={"start_from": start.name})
     parts = [base.fingerprint, data_hash(records), settings.model_dump_json(), system_prompt, fingerprint(start)]
     key = "".join(parts)
     run = home.runs / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"

@@ -63,6 +63,8 @@ def test_the_run_keeps_what_it_began_from(source: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "lent")
     carry_out_sft(made, tmp_path / "kept")
     assert (tmp_path / "kept" / WEIGHTS_FILE).is_file()
+    assert made.settings.start_from == "lent"
+    assert str(tmp_path / "lent") not in (made.run / "settings.json").read_text()
 
 
 def test_other_weights_are_another_run(source: Path, tmp_path: Path) -> None:
