@@ -6,7 +6,7 @@ from typing import Any
 
 from personas.adapters import CONFIG_FILE, WEIGHTS_FILE
 from personas.bases import Base
-from personas.files import sha256_of
+from personas.files import sha256_of, staged
 from personas.home import Home
 from personas.lang import say
 from tune.locate import Adapter, base_of, find_adapter
@@ -44,14 +44,13 @@ def fingerprint(start: Adapter | None) -> str:
 
 def keep_start(start: Adapter | None, run: Path) -> None:
     """Copy the adapter into the run's folder, once."""
-    kept, staged = run / _FOLDER, run / f".{_FOLDER}"
+    kept = run / _FOLDER
     if start is None or kept.is_dir():
         return
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir()
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        shutil.copy2(start.folder / name, staged / name)
-    staged.rename(kept)
+    with staged(run, _FOLDER) as staging:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copyfile(start.folder / name, staging / name)
+        staging.rename(kept)
 
 
 def start_options(settings: SftSettings, run: Path) -> dict[str, Any] | None:

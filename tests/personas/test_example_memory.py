@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personas.embedder import Vectors
+from personas.embedder import Embed, Vectors
 from personas.example_memory import SHIPPED, open_index, with_examples
 from personas.home import Home
 from personas.loader import PersonaFolder, find_persona, load_personas
@@ -84,8 +84,8 @@ def test_no_exchanges_is_no_fault(tmp_path: Path, home: Home) -> None:
 
 @pytest.mark.parametrize("name", [name for name, folder in load_personas().items() if folder.persona.example_memory])
 def test_shipped_vectors_fit_the_shipped_exchanges(name: str, home: Home) -> None:
-    def unwanted() -> None:
+    def unwanted() -> Embed:
         raise AssertionError(f"personas/{name}/{SHIPPED} is of other exchanges: see docs/tuning.md")
 
-    index = open_index(find_persona(name), home, unwanted)  # type: ignore[arg-type]
+    index = open_index(find_persona(name), home, unwanted)
     assert len(index.exchanges) == len(index.vectors) > 1000
