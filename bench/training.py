@@ -9,6 +9,7 @@ replies after training, which must agree within 1 %.
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import statistics
@@ -94,6 +95,15 @@ def train_llamafactory(base: Any, records: list[Any], system_prompt: str, folder
 TRAINERS = {"ours": train_ours, "trl": train_trl, "llamafactory": train_llamafactory}
 
 
+def prepare() -> None:
+    """Prepare the base in a process of its own, so that no contender's peak holds it."""
+    from personas.bases import prepare_base
+    from personas.home import Home
+    from personas.loader import find_persona
+
+    prepare_base(find_persona("ironman").persona.base, Home.from_env())
+
+
 def run_one(name: str, count: int) -> None:
     """In a process of its own: train, then score on held-out replies in float32."""
     import torch
@@ -132,6 +142,9 @@ def main() -> None:
     names = ["ours", "trl"] + (["llamafactory"] if options.llamafactory else [])
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LLAMAFACTORY_PYTHON": options.llamafactory}
     emit(bench="tune", **machine(), records=options.records, batch=BATCH)
+    preparing = multiprocessing.get_context("spawn").Process(target=prepare)
+    preparing.start()
+    preparing.join()
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for number in range(options.rounds):
         for name in names:

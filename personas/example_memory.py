@@ -1,8 +1,8 @@
 """Example memory: the persona's own exchanges that are nearest to what is asked, shown to the model in its prompt.
 
-The exchanges are the first ones of its training records; how near two questions are is the cosine of their vectors by
-the embedded embedder. Training shows the model the same kind of prompt (a record's own exchange left out), so that it
-learns to adapt what it is shown.
+The exchanges are the first ones of its training records. How near one is: the mean of two cosines, of the question to
+what was asked, and to what was asked and answered together, by the embedded embedder. Training shows the model the
+same kind of prompt (a record's own exchange left out), so that it learns to adapt what it is shown.
 """
 
 import hashlib
@@ -16,14 +16,19 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from personas.embedder import SPEC, Embed, Vectors
+from personas.errors import PersonaError
 from personas.home import Home
 from personas.loader import PersonaFolder
 from personas.schema import ExampleMemory
 from personas.texts import clean, estimate_tokens
 
 SHIPPED = "examples.npz"  # beside persona.yaml: vectors made beforehand
+_MADE = "2"  # another number where vectors are made another way
+_RANKED = 32
+_LEVELS = 127  # a vector is kept as whole numbers: a quarter of the room
 _READ = 400  # characters of a question, from its end; the exchanges' questions are shorter
 _HEADING = "비슷한 말에 이렇게 답했습니다."
 
@@ -56,55 +61,79 @@ def _first_exchange(line: bytes) -> Exchange:
 
 
 class ExampleIndex:
-    """Exchanges and the vectors of what was asked, of shape (exchanges, dimension)."""
+    """Exchanges and their vectors, of shape (exchanges, dimension)."""
 
     def __init__(self, exchanges: list[Exchange], vectors: Vectors) -> None:
         self.exchanges = exchanges
         self.vectors = vectors
 
-    def nearest(self, question: Vectors, wanted: ExampleMemory, leave_out: str = "") -> list[Exchange]:
-        """The nearest exchanges to a question's vector of shape (dimension,), the nearest first, within the budget.
+    def nearest(self, question: Vectors, wanted: ExampleMemory) -> list[Exchange]:
+        """The nearest exchanges to a question's vector of shape (dimension,), the nearest first, within the budget."""
+        return within(self.ranked(question, wanted), wanted)
 
-        Args:
-            question: of length 1.
-            wanted: how many, how near, and how long.
-            leave_out: what the exchange that must not be shown asks.
-        """
+    def ranked(self, question: Vectors, wanted: ExampleMemory) -> list[Exchange]:
+        """The exchanges that are near enough, the nearest first: `_RANKED` at most."""
         if not self.exchanges:
             return []
         scores = self.vectors @ question
-        chosen: list[Exchange] = []
-        room = wanted.tokens
-        for index in np.argsort(-scores, kind="stable")[: wanted.top_k + 1]:
-            one = self.exchanges[int(index)]
-            room_after = room - estimate_tokens(one.asked + one.said)
-            if scores[index] >= wanted.least and one.asked != leave_out and room_after >= 0:
-                chosen.append(one)
-                room = room_after
-        return chosen[: wanted.top_k]
+        order = np.argsort(-scores, kind="stable")[:_RANKED]
+        return [self.exchanges[int(index)] for index in order if scores[index] >= wanted.least]
+
+
+def within(exchanges: list[Exchange], wanted: ExampleMemory) -> list[Exchange]:
+    """The first of them that fit the budget, no answer twice."""
+    chosen: list[Exchange] = []
+    room = wanted.tokens
+    for one in exchanges:
+        size = estimate_tokens(one.asked + one.said)
+        if len(chosen) < wanted.top_k and size <= room and one.said not in (other.said for other in chosen):
+            chosen.append(one)
+            room -= size
+    return chosen
 
 
 def open_index(folder: PersonaFolder, home: Home, make_embed: Callable[[], Embed]) -> ExampleIndex:
     """The persona's index. Its vectors are read from beside it or from the home, or made, once, and kept there."""
-    exchanges = read_exchanges(folder.data_files)
-    texts = [one.asked for one in exchanges]
-    key = hashlib.sha256("\0".join([SPEC, *texts]).encode()).hexdigest()
+    exchanges = read_exchanges(_files(folder))
+    key = hashlib.sha256("\0".join([_MADE, SPEC, *_texts(exchanges)]).encode()).hexdigest()
     kept = home.examples / f"{folder.persona.name}-{key[:12]}.npz"
     for file in (folder.path / SHIPPED, kept):
         with suppress(OSError, ValueError, KeyError, BadZipFile), np.load(file, allow_pickle=False) as held:
             if str(held["key"]) == key:
-                return ExampleIndex(exchanges, held["vectors"].astype(np.float32))
-    vectors = (question_vectors(make_embed(), texts) if texts else np.zeros((0, 1))).astype(np.float16)
+                return ExampleIndex(exchanges, _unpacked(held["vectors"]))
+    made = index_vectors(make_embed(), exchanges) if exchanges else np.zeros((0, 1), np.float32)
+    packed = np.round(made * _LEVELS).astype(np.int8)
     staged = kept.with_name(f".{kept.stem}.{os.getpid()}.{threading.get_ident()}.npz")
     with suppress(OSError):  # what cannot be kept is made again
-        np.savez_compressed(staged, key=key, vectors=vectors)
+        np.savez_compressed(staged, key=key, vectors=packed)
         staged.replace(kept)
-    return ExampleIndex(exchanges, vectors.astype(np.float32))
+    return ExampleIndex(exchanges, _unpacked(packed))
+
+
+def _unpacked(vectors: NDArray[np.int8]) -> Vectors:
+    return np.asarray(vectors, np.float32) / np.float32(_LEVELS)
+
+
+def _files(folder: PersonaFolder) -> list[Path]:
+    try:
+        return folder.training_files
+    except PersonaError:  # what it shares with others is not here
+        return folder.data_files
 
 
 def question_vectors(embed: Embed, questions: list[str]) -> Vectors:
     """Vectors of questions, of shape (questions, dimension), as the index wants them."""
     return embed([question[-_READ:] for question in questions])
+
+
+def index_vectors(embed: Embed, exchanges: list[Exchange]) -> Vectors:
+    """Vectors of exchanges, of shape (exchanges, dimension): their product with a question's is how near they are."""
+    vectors = embed(_texts(exchanges))
+    return np.asarray((vectors[::2] + vectors[1::2]) / 2, np.float32)
+
+
+def _texts(exchanges: list[Exchange]) -> list[str]:
+    return [text for one in exchanges for text in (one.asked, f"{one.asked}\n{one.said}")]
 
 
 def with_examples(system_prompt: str, exchanges: Sequence[Exchange]) -> str:

@@ -109,7 +109,7 @@ class ExampleMemory(BaseModel):
 
     top_k: int = Field(2, ge=1, le=16, description="exchanges at most")
     tokens: int = Field(240, ge=20, le=10_000, description="of all of them together, about")
-    least: float = Field(0.89, ge=0, le=1, description="cosine of the two questions")
+    least: float = Field(0.35, ge=0, le=1, description="nearness, 1 = the same")
 
 
 class Persona(BaseModel):

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from personas.adapters import AdapterStore
-from personas.embedder import batch_embed, question_embed
+from personas.embedder import batch_topic_embed, question_embed, topic_embed
 from personas.errors import GamyeonError
 from personas.feedback_store import FeedbackStore
 from personas.loader import load_personas, personas_root
@@ -94,7 +94,7 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
     library = Library(settings)
     jobs = Jobs(library)
     moderator = make_moderator(settings, personas_root() / settings.safe_persona / HEAD_FILE, question_embed)
-    examples = ExampleHook(catalog.root, settings.home, question_embed, batch_embed)
+    examples = ExampleHook(catalog.root, settings.home, topic_embed, batch_topic_embed)
     state = State(
         settings, engine, upstream, catalog, access, usage, metrics, generate, answers, feedback, library, jobs,
         moderator,

@@ -58,7 +58,8 @@ def plan_persona(folder: PersonaFolder, settings: SftSettings, home: Home) -> Pl
     held_out = read_held_out(folder)
     base = prepare_base(persona.base, home, print)
     refuse_unservable(base)
-    records, held_out = remembered(records, folder, home), remembered(held_out, folder, home)
+    records = remembered(records, folder, home, taught=True)
+    held_out = remembered(held_out, folder, home)
     return _plan(persona.name, base, records, held_out, persona.system_prompt, settings, home)
 
 

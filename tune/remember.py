@@ -2,34 +2,44 @@
 
 from functools import cache
 
-from personas.embedder import batch_embed
-from personas.example_memory import open_index, question_vectors, with_examples
+from personas.embedder import batch_topic_embed
+from personas.example_memory import Exchange, open_index, question_vectors, with_examples, within
 from personas.home import Home
 from personas.lang import say
 from personas.loader import PersonaFolder
-from tune.data import Record
+from tune.data import Record, prompt_overlap
+
+_LIKE = 0.2  # of the letters of two answers in common
 
 
-def remembered(records: list[Record], folder: PersonaFolder, home: Home) -> list[Record]:
+def remembered(records: list[Record], folder: PersonaFolder, home: Home, *, taught: bool = False) -> list[Record]:
     """The records with the exchanges that are nearest to each one's last question, its own exchange left out.
 
     They are as they were where the persona has no example memory.
+
+    Args:
+        taught: of the near exchanges, the one whose answer is most like the record's own comes first, if it is like it
+            at all. So the model learns that what it is shown is worth adapting. For training alone: it needs answers.
     """
     persona = folder.persona
     wanted = persona.example_memory
     if wanted is None or not records:
         return records
     print(say("예시 기억에서 가까운 대화를 찾습니다…", "looking up the nearest exchanges…"))
-    embed = cache(batch_embed)
+    embed = cache(batch_topic_embed)
     index = open_index(folder, home, embed)
     asked = [next(turn.content for turn in reversed(one.messages) if turn.role == "user") for one in records]
-    known = {one.asked: vector for one, vector in zip(index.exchanges, index.vectors, strict=True)}
-    new = [text for text in dict.fromkeys(asked) if text not in known]
-    if new:
-        known |= dict(zip(new, question_vectors(embed(), new), strict=True))
-    return [
-        record.model_copy(
-            update={"system": with_examples(persona.system_prompt, index.nearest(known[text], wanted, record.prompt))}
-        )
-        for record, text in zip(records, asked, strict=True)
-    ]
+    shown = []
+    for record, vector in zip(records, question_vectors(embed(), asked), strict=True):
+        near = [one for one in index.ranked(vector, wanted) if one.asked != record.prompt]
+        near = _likest_first(near, record.messages[-1].content) if taught else near
+        system = with_examples(persona.system_prompt, within(near, wanted))
+        shown.append(record.model_copy(update={"system": system}))
+    return shown
+
+
+def _likest_first(near: list[Exchange], answer: str) -> list[Exchange]:
+    likest = max(near, key=lambda one: prompt_overlap(one.said, answer), default=None)
+    if likest is None or prompt_overlap(likest.said, answer) < _LIKE:
+        return near
+    return [likest, *(one for one in near if one is not likest)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from personas.embedder import Embed, Vectors
-from personas.example_memory import SHIPPED, open_index, with_examples
+from personas.example_memory import SHIPPED, open_index, with_examples, within
 from personas.home import Home
 from personas.loader import PersonaFolder, find_persona, load_personas
 from personas.schema import ExampleMemory
@@ -40,9 +40,14 @@ def test_the_nearest_are_shown_within_the_budget(tmp_path: Path, home: Home) -> 
     folder = persona(tmp_path, **{"비가 와": "우산.", "비 비 오나": "젖어.", "밥 먹자": "치즈버거.", "잠이 와": "자."})
     index = open_index(folder, home, lambda: embed)
     (question,) = embed(["비 오는 날"])
-    wanted = ExampleMemory(top_k=2, tokens=100, least=0.9)
+    wanted = ExampleMemory(top_k=2, tokens=100, least=0.8)
     assert {one.said for one in index.nearest(question, wanted)} == {"우산.", "젖어."}
-    assert [one.said for one in index.nearest(question, wanted, leave_out="비가 와")] == ["젖어."]
+    assert [one.said for one in within(index.exchanges, wanted.model_copy(update={"top_k": 3}))] == [
+        "우산.",
+        "젖어.",
+        "치즈버거.",
+    ]
+    assert len(within([index.exchanges[0]] * 2, wanted)) == 1
     assert len(index.nearest(question, wanted.model_copy(update={"top_k": 1}))) == 1
     assert index.nearest(question, wanted.model_copy(update={"tokens": 1})) == []
     assert index.nearest(embed(["무엇"])[0], wanted) == []

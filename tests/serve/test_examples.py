@@ -25,7 +25,7 @@ SHOWN = "\n\n비슷한 말에 이렇게 답했습니다.\n오늘 비가 많이 �
 @pytest.fixture(autouse=True)
 def personas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "personas"
-    for name, more in (("stark", "example_memory: {top_k: 1, least: 0.8}\n"), ("plain", "")):
+    for name, more in (("stark", "example_memory: {top_k: 1, least: 0.4}\n"), ("plain", "")):
         (root / name / "data").mkdir(parents=True)
         (root / name / "persona.yaml").write_text(PERSONA.format(name=name) + more, encoding="utf-8")
         rows = [

@@ -20,12 +20,12 @@ def embed(texts: list[str]) -> Vectors:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PersonaFolder:
-    monkeypatch.setattr("tune.remember.batch_embed", lambda: embed)
+    monkeypatch.setattr("tune.remember.batch_topic_embed", lambda: embed)
     made = tmp_path / "stark"
     (made / "data").mkdir(parents=True)
     (made / "persona.yaml").write_text(
         "name: stark\ntitle: 스타크\ndescription: a\ngreeting: 안녕\nsystem_prompt: 너는 스타크다.\n"
-        "example_memory: {least: 0.9}\n"
+        "example_memory: {least: 0.7}\n"
     )
     lines = [record("비가 와", "우산."), record("비 온다", "장화."), record("밥 먹자", "버거.")]
     text = "\n".join(one.model_dump_json() for one in lines).replace(
@@ -43,6 +43,13 @@ def test_a_record_is_shown_others_and_never_itself(folder: PersonaFolder, home: 
     assert held_out.system.endswith("\n비가 와 → 우산.\n비 온다 → 장화.")
     assert other.system == "너는 스타크다."
     assert own.conversation("x")[0]["content"] == own.system
+
+
+def test_what_is_taught_first_is_the_likest_answer(folder: PersonaFolder, home: Home) -> None:
+    asked = [record("비?", "장화."), record("비?", "몰라."), record("비?", "우산.")]
+    taught = remembered(asked, folder, home, taught=True)
+    first = [one.system.split("\n")[3] for one in taught]
+    assert first == ["비 온다 → 장화.", "비가 와 → 우산.", "비가 와 → 우산."]
 
 
 def test_without_a_memory_nothing_changes(folder: PersonaFolder, home: Home) -> None:
