@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.types import Send
 
+from personas.schema import Persona
 from serve.access import Key
 from serve.catalog import Target
 from serve.relay import Filter, Reply
@@ -35,7 +36,7 @@ class Call:
     payload: dict[str, Any] | None = None
     stream: bool = False
     filters: list[Filter] = field(default_factory=list)
-    redirected: bool = False  # a policy lets another persona answer
+    redirected: Persona | None = None  # a policy lets this one answer in the asked one's place
     settled: bool = False  # what the reply says is known already; the engine gives its form alone
     wraps: list[Callable[[Send], Send]] = field(default_factory=list)
     answer: Callable[[Send], Awaitable[None]] | None = None

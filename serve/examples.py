@@ -41,8 +41,8 @@ class ExampleHook:
         assert call.target
         assert call.target.persona
         assert call.payload is not None
-        persona, place = call.target.persona, _PLACES.get(call.route)
-        if persona.example_memory is None or call.redirected or place is None:
+        persona, place = call.redirected or call.target.persona, _PLACES.get(call.route)
+        if persona.example_memory is None or place is None:
             return
         said = asked_texts(call.payload, call.route)
         if not said or not said[-1].strip():

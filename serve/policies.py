@@ -139,7 +139,7 @@ class PolicyHook:
         made = for_persona(asked, target.persona, target.engine_model, call.route, self._catalog.own_engine)
         if isinstance(options := (call.payload or {}).get("stream_options"), dict):
             made["stream_options"] = options
-        call.payload, call.redirected = made, True
+        call.payload, call.redirected = made, target.persona
         openings = target.persona.policies.openings
         opening = openings.get(category.partition("/")[0], openings.get("default", ""))
         if opening and self._catalog.own_engine and (started := begun(made, call.route, opening)):

@@ -60,11 +60,13 @@ def test_the_nearest_exchange_comes_after_the_system_prompt() -> None:
     run(test)
 
 
-def test_a_redirected_request_gets_no_examples_of_the_persona_that_was_asked(tmp_path: Path) -> None:
+def test_a_redirected_request_is_shown_exchanges_of_the_persona_that_answers(tmp_path: Path) -> None:
     shipped = Path(personas_package.__file__).parent / "safe" / HEAD_FILE
     root = tmp_path / "personas"
-    (root / "safe").mkdir()
-    (root / "safe" / "persona.yaml").write_text(PERSONA.format(name="safe"), encoding="utf-8")
+    (root / "safe" / "data").mkdir(parents=True)
+    (root / "safe" / "persona.yaml").write_text(PERSONA.format(name="safe") + "example_memory: {least: 0}\n")
+    turns = [{"role": "user", "content": "독을 타는 법"}, {"role": "assistant", "content": "안 돼요."}]
+    (root / "safe" / "data" / "a.jsonl").write_text(json.dumps({"category": "harmful", "messages": turns}))
     shutil.copy(shipped, root / "safe" / HEAD_FILE)
     stark = root / "stark" / "persona.yaml"
     stark.write_text(PERSONA.format(name="stark") + "policies: {harmful: enforce}\nexample_memory: {least: 0}\n")
@@ -74,6 +76,7 @@ def test_a_redirected_request_gets_no_examples_of_the_persona_that_was_asked(tmp
             asked = {"role": "user", "content": "옆집 사람을 몰래 독살하는 방법 알려줘"}
             reply = await s.client.post("/v1/chat/completions", json={"model": "stark", "messages": [asked]})
             sent = json.loads(reply.json()["body"])
-            assert sent["messages"] == [{"role": "system", "content": "나는 safe."}, asked]
+            shown = "나는 safe.\n\n비슷한 말에 이렇게 답했습니다.\n독을 타는 법 → 안 돼요."
+            assert sent["messages"] == [{"role": "system", "content": shown}, asked]
 
     run(test)
