@@ -6,7 +6,6 @@ when it serves. Without a persona (`tune sft`) a record may bring its own.
 
 import hashlib
 import sys
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from tune.data_tools.reader import Fault, Source
 from tune.formats.base import DataError, Message, Turn
 from tune.formats.record import Record
 
-__all__ = ["DataError", "Message", "Record", "Turn", "data_hash", "prompt_overlap", "read_records"]
+__all__ = ["DataError", "Message", "Record", "Turn", "data_hash", "read_records"]
 
 
 def _tell(note: str) -> None:
@@ -70,12 +69,3 @@ def data_hash(records: list[Record]) -> str:
     for record in records:
         digest.update(record.model_dump_json().encode() + b"\n")
     return digest.hexdigest()
-
-
-def prompt_overlap(a: str, b: str) -> float:
-    """Similarity of two prompts: Jaccard index of their character 3-grams, blanks left out, 0 to 1."""
-    grams = []
-    for text in (a, b):
-        squeezed = "".join(unicodedata.normalize("NFC", text).lower().split())
-        grams.append({squeezed[i : i + 3] for i in range(max(1, len(squeezed) - 2))})
-    return len(grams[0] & grams[1]) / len(grams[0] | grams[1])

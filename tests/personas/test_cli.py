@@ -9,7 +9,8 @@ import pytest
 from personas.cli import app
 from personas.console import run
 from personas.loader import find_persona
-from tune.data import prompt_overlap, read_records
+from personas.texts import overlap
+from tune.data import read_records
 
 PROGRAM = "import personas.cli; personas.cli.main()"
 
@@ -48,7 +49,7 @@ def test_new_then_check_and_ls(root: Path, call: Call, capsys: pytest.CaptureFix
     folder = find_persona("pepper-2")
     examples, held_out = read_records(folder.data_files), read_records([folder.eval_file])
     assert (len(examples), len(held_out)) == (1, 4)
-    assert max(prompt_overlap(a.prompt, b.prompt) for a in examples for b in held_out) < 0.3
+    assert max(overlap(a.prompt, b.prompt) for a in examples for b in held_out) < 0.3
     (folder.path / "data" / "more.csv").write_bytes("instruction,output\n가?,나\n".encode("cp949"))
     assert call("ls") == 0
     listed = capsys.readouterr().out

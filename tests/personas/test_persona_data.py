@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from personas.loader import find_persona
-from tune.data import Record, prompt_overlap, read_records
+from personas.texts import overlap
+from tune.data import Record, read_records
 from tune.replies import hangul_share, is_refusal
 
 PERSONAS = ["ironman", "safe", "docs"]
@@ -112,9 +113,7 @@ def test_safe_names_only_known_help_lines() -> None:
 @pytest.mark.parametrize("name", PERSONAS)
 def test_held_out_prompts_are_not_in_the_training_data(name: str) -> None:
     users = {asked(t.content) for r in trained_on(name) for t in r.messages if t.role == "user"}
-    close = [
-        (mine, user) for r in held_out(name) for user in users if prompt_overlap(mine := asked(r.prompt), user) >= 0.5
-    ]
+    close = [(mine, user) for r in held_out(name) for user in users if overlap(mine := asked(r.prompt), user) >= 0.5]
     assert close == []
 
 

@@ -8,7 +8,8 @@ import pytest
 from fixtures_tiny import record
 
 from personas.loader import PersonaFolder, load_personas
-from tune.data import DataError, Record, data_hash, prompt_overlap, read_records
+from personas.texts import overlap
+from tune.data import DataError, Record, data_hash, read_records
 
 USER, ASSISTANT = {"role": "user", "content": "안녕?"}, {"role": "assistant", "content": "그래."}
 
@@ -161,7 +162,7 @@ def test_hash_is_of_the_records_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "overlap"),
+    ("a", "b", "wanted"),
     [
         ("소코비아 협정", "소코비아협정", 1.0),
         ("안녕하세요", "점심 뭐 먹지", 0.0),
@@ -173,5 +174,5 @@ def test_hash_is_of_the_records_alone(tmp_path: Path) -> None:
         ("", "가나다", 0.0),
     ],
 )
-def test_prompt_overlap(a: str, b: str, overlap: float) -> None:
-    assert prompt_overlap(a, b) == prompt_overlap(b, a) == pytest.approx(overlap)
+def test_overlap(a: str, b: str, wanted: float) -> None:
+    assert overlap(a, b) == overlap(b, a) == pytest.approx(wanted)

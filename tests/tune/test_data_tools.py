@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from personas.chat_templates import TEMPLATES
+from personas.texts import overlap
 from tune.cli import app
-from tune.data import prompt_overlap
 from tune.data_tools.dedupe import PERMUTATIONS, exact_duplicates, near_duplicates, signature
 from tune.data_tools.korean import english_share, korean_share
 from tune.data_tools.parts import mixed, part_of, shares_of
@@ -64,7 +64,7 @@ def test_signatures_estimate_overlap() -> None:
         text = sentence(1)
         other = " ".join([*text.split()[changed:], *sentence(2).split()[:changed]])
         guess = float(np.mean(signature(text.replace(" ", "")) == signature(other.replace(" ", ""))))
-        assert guess == pytest.approx(prompt_overlap(text, other), abs=0.15)
+        assert guess == pytest.approx(overlap(text, other), abs=0.15)
     assert len(signature("")) == len(signature("가" * 100_000)) == PERMUTATIONS
 
 
