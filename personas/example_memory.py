@@ -1,8 +1,9 @@
 """Example memory: the persona's own exchanges that are nearest to what is asked, shown to the model in its prompt.
 
-The exchanges are the first ones of its training records. How near one is: the mean of two cosines, of the question to
-what was asked, and to what was asked and answered together, by the embedded embedder. Training shows the model the
-same kind of prompt (a record's own exchange left out), so that it learns to adapt what it is shown.
+The exchanges are those of its training records; one that follows another has been asked both questions. How near one
+is: the mean of two cosines, of the question to what was asked, and to what was asked and answered together, by the
+embedded embedder. A question in the middle of a talk is taken by itself and with the one before it. Training shows
+the model the same kind of prompt (a record's own exchanges left out), so that it learns to adapt what it is shown.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from personas.schema import ExampleMemory
 from personas.texts import clean, estimate_tokens
 
 SHIPPED = "examples.npz"  # beside persona.yaml: vectors made beforehand
-_MADE = "2"  # another number where vectors are made another way
+_MADE = "3"  # another number where vectors are made another way
 _RANKED = 32
 _LEVELS = 127  # a vector is kept as whole numbers: a quarter of the room
 _READ = 400  # characters of a question, from its end; the exchanges' questions are shorter
@@ -42,22 +43,27 @@ class Exchange:
 
 
 def read_exchanges(files: Sequence[Path]) -> list[Exchange]:
-    """The first exchange of each record of JSON Lines files with `messages`; lines of other forms have none here."""
+    """The exchanges of JSON Lines files with `messages`, no question twice; lines of other forms have none here."""
     found: dict[str, Exchange] = {}
     for file in files:
         for line in file.read_bytes().split(b"\n") if file.suffix.lower() in (".jsonl", ".ndjson") else ():
             with suppress(ValueError, KeyError, TypeError):  # `personas check` and `tune` say what is wrong with a line
-                one = _first_exchange(line)
-                found.setdefault(one.asked, one)
+                for one in _exchanges(line):
+                    found.setdefault(one.asked, one)
     return list(found.values())
 
 
-def _first_exchange(line: bytes) -> Exchange:
-    turns = [turn for turn in json.loads(line.decode("utf-8-sig"))["messages"] if turn["role"] != "system"][:2]
-    if [turn["role"] for turn in turns] != ["user", "assistant"]:
+def _exchanges(line: bytes) -> list[Exchange]:
+    turns = [turn for turn in json.loads(line.decode("utf-8-sig"))["messages"] if turn["role"] != "system"]
+    said = [clean(turn["content"]).strip() for turn in turns]
+    if [turn["role"] for turn in turns] != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError
-    asked, said = (clean(turn["content"]).strip() for turn in turns)
-    return Exchange(asked, said)
+    return [Exchange(asked_in(said[: at + 1 : 2]), said[at + 1]) for at in range(0, len(said), 2)]
+
+
+def asked_in(questions: Sequence[str]) -> str:
+    """The last of a talk's questions, after the one before it: what a follow-up asks is seldom understood alone."""
+    return "\n".join(questions[-2:])
 
 
 class ExampleIndex:
@@ -68,16 +74,27 @@ class ExampleIndex:
         self.vectors = vectors
 
     def nearest(self, question: Vectors, wanted: ExampleMemory) -> list[Exchange]:
-        """The nearest exchanges to a question's vector of shape (dimension,), the nearest first, within the budget."""
+        """The nearest exchanges to a question's vectors, the nearest first, within the budget."""
         return within(self.ranked(question, wanted), wanted)
 
     def ranked(self, question: Vectors, wanted: ExampleMemory) -> list[Exchange]:
         """The exchanges that are near enough, the nearest first: `_RANKED` at most."""
         if not self.exchanges:
             return []
-        scores = self.vectors @ question
+        scores = self._scores(question)
         order = np.argsort(-scores, kind="stable")[:_RANKED]
         return [self.exchanges[int(index)] for index in order if scores[index] >= wanted.least]
+
+    def _scores(self, question: Vectors) -> Vectors:
+        """How near each exchange is to a question's vectors: by itself or in its talk, whichever is more.
+
+        What the earlier question alone is nearer to has been talked about: half of that is taken off.
+        """
+        alone, *others = (self.vectors @ one for one in question)
+        if not others:
+            return np.asarray(alone, np.float32)
+        talk, earlier = others
+        return np.asarray(np.maximum(alone, talk - np.maximum(earlier - talk, 0) / 2), np.float32)
 
 
 def within(exchanges: list[Exchange], wanted: ExampleMemory) -> list[Exchange]:
@@ -121,9 +138,13 @@ def _files(folder: PersonaFolder) -> list[Path]:
         return folder.data_files
 
 
-def question_vectors(embed: Embed, questions: list[str]) -> Vectors:
-    """Vectors of questions, of shape (questions, dimension), as the index wants them."""
-    return embed([question[-_READ:] for question in questions])
+def question_vectors(embed: Embed, talks: Sequence[Sequence[str]]) -> list[Vectors]:
+    """Of each talk's questions, in order: vectors of the last one, of shape (1, dimension), or where others came before
+    it (3, dimension): alone, with the one before it, and that one alone.
+    """
+    texts = [[one[-1], asked_in(one), one[-2]] if len(one) > 1 else [one[-1]] for one in talks]
+    vectors = embed([text[-_READ:] for three in texts for text in three])
+    return np.split(vectors, np.cumsum([len(three) for three in texts])[:-1])
 
 
 def index_vectors(embed: Embed, exchanges: list[Exchange]) -> Vectors:

@@ -34,6 +34,11 @@ TECHNICAL = frozenset(
 )
 
 
+def has_hangul(text: str) -> bool:
+    """Whether any letter of it is Korean."""
+    return bool(_HANGUL.search(text))
+
+
 @dataclass(frozen=True)
 class Verdict:
     """`drift` is what kind of foreign text a sentence is (english, hanja, kana, other), or empty; share 0 to 1."""

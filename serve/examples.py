@@ -49,11 +49,11 @@ class ExampleHook:
             return
         call.stages.append(("prompt", monotonic()))
         async with self._turn:
-            found = await asyncio.to_thread(self._nearest, persona.name, said[-1], persona.example_memory)
-        call.payload = _shown(call.payload, place, found)
+            call.examples = await asyncio.to_thread(self._nearest, persona.name, said, persona.example_memory)
+        call.payload = _shown(call.payload, place, call.examples)
         call.stages.append(("examples", monotonic()))
 
-    def _nearest(self, name: str, asked: str, wanted: ExampleMemory) -> list[Exchange]:
+    def _nearest(self, name: str, asked: list[str], wanted: ExampleMemory) -> list[Exchange]:
         return self._index(name).nearest(question_vectors(self._embed(), [asked])[0], wanted)
 
     def _index(self, name: str) -> ExampleIndex:

@@ -3,17 +3,18 @@
 from functools import cache
 
 from personas.embedder import batch_topic_embed
-from personas.example_memory import Exchange, open_index, question_vectors, with_examples, within
+from personas.example_memory import Exchange, asked_in, open_index, question_vectors, with_examples, within
 from personas.home import Home
 from personas.lang import say
 from personas.loader import PersonaFolder
-from tune.data import Record, prompt_overlap
+from personas.texts import overlap
+from tune.data import Record
 
 _LIKE = 0.2  # of the letters of two answers in common
 
 
 def remembered(records: list[Record], folder: PersonaFolder, home: Home, *, taught: bool = False) -> list[Record]:
-    """The records with the exchanges that are nearest to each one's last question, its own exchange left out.
+    """The records with the exchanges that are nearest to each one's last question, its own exchanges left out.
 
     They are as they were where the persona has no example memory.
 
@@ -28,10 +29,11 @@ def remembered(records: list[Record], folder: PersonaFolder, home: Home, *, taug
     print(say("예시 기억에서 가까운 대화를 찾습니다…", "looking up the nearest exchanges…"))
     embed = cache(batch_topic_embed)
     index = open_index(folder, home, embed)
-    asked = [next(turn.content for turn in reversed(one.messages) if turn.role == "user") for one in records]
+    asked = [[turn.content for turn in one.messages if turn.role == "user"] for one in records]
     shown = []
-    for record, vector in zip(records, question_vectors(embed(), asked), strict=True):
-        near = [one for one in index.ranked(vector, wanted) if one.asked != record.prompt]
+    for record, talk, vectors in zip(records, asked, question_vectors(embed(), asked), strict=True):
+        own = {asked_in(talk[: at + 1]) for at in range(len(talk))}
+        near = [one for one in index.ranked(vectors, wanted) if one.asked not in own]
         near = _likest_first(near, record.messages[-1].content) if taught else near
         system = with_examples(persona.system_prompt, within(near, wanted))
         shown.append(record.model_copy(update={"system": system}))
@@ -39,7 +41,7 @@ def remembered(records: list[Record], folder: PersonaFolder, home: Home, *, taug
 
 
 def _likest_first(near: list[Exchange], answer: str) -> list[Exchange]:
-    likest = max(near, key=lambda one: prompt_overlap(one.said, answer), default=None)
-    if likest is None or prompt_overlap(likest.said, answer) < _LIKE:
+    likest = max(near, key=lambda one: overlap(one.said, answer), default=None)
+    if likest is None or overlap(likest.said, answer) < _LIKE:
         return near
     return [likest, *(one for one in near if one is not likest)]
