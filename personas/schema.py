@@ -112,6 +112,14 @@ class ExampleMemory(BaseModel):
     least: float = Field(0.35, ge=0, le=1, description="nearness, 1 = the same")
 
 
+class BestOf(BaseModel):
+    """Of several replies to the same prompt the reader gets the best supported; see `serve/best_of.py`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n: int = Field(4, ge=2, le=16, description="replies that are written at once")
+
+
 class Persona(BaseModel):
     """One character: how it is shown, what it is told, how it samples and which base model carries it.
 
@@ -134,8 +142,14 @@ class Persona(BaseModel):
     example_memory: ExampleMemory | None = Field(
         None, description="its own exchanges in the prompt; none where it is left out"
     )
+    best_of: BestOf | None = Field(
+        None, description="the best of several replies is sent, whole; the first is, as it comes, where it is left out"
+    )
     shared_data: list[Name] = Field(
         default_factory=list, description="folders beside this one whose data/ is trained too, with this system prompt"
+    )
+    tuning: dict[str, str | bool | int | float | list[float]] = Field(
+        default_factory=dict, description="settings of `tune persona NAME` that are not its preset's"
     )
     base: str = Field(EMBEDDED_BASE, description="embedded:NAME, a local folder, or a hub id")
 
@@ -143,6 +157,8 @@ class Persona(BaseModel):
     def _agrees(self) -> Self:
         if self.name in self.shared_data or len(set(self.shared_data)) < len(self.shared_data):
             raise ValueError("shared_data: its own folder, or one twice; each record is trained once")
+        if self.best_of and self.guard and self.guard.mode == "enforce":
+            raise ValueError("best_of and guard: leave out one, or let the guard observe; each sees to the language")
         if self.example_memory and self.documents:
             raise ValueError("example_memory and documents: leave out one; passages leave no room for examples")
         return self

@@ -18,6 +18,7 @@ from personas.feedback_store import FeedbackStore
 from personas.loader import load_personas, personas_root
 from personas.registry import Registry
 from serve.access import Access
+from serve.best_of import choose_replies
 from serve.call import Call, Record
 from serve.catalog import Catalog
 from serve.context import Grounding, Library
@@ -100,10 +101,11 @@ def make_app(settings: Settings, engine: Engine) -> Gateway:
         moderator,
     )  # fmt: skip
     # In this order on the way to the engine: policies, what the user said is kept, examples and passages come in, the
-    # guard answers.
+    # best of several replies or the guard answers.
     generate.hooks += [
         PolicyHook(catalog, moderator, metrics, settings.safe_persona), keep_answers(answers),
-        examples, Grounding(library, metrics), guard_replies(upstream, metrics, catalog.own_engine),
+        examples, Grounding(library, metrics), choose_replies(upstream),
+        guard_replies(upstream, metrics, catalog.own_engine),
     ]  # fmt: skip
 
     @asynccontextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.types import Send
 
+from personas.example_memory import Exchange
 from personas.schema import Persona
 from serve.access import Key
 from serve.catalog import Target
@@ -37,6 +38,7 @@ class Call:
     stream: bool = False
     filters: list[Filter] = field(default_factory=list)
     redirected: Persona | None = None  # a policy lets this one answer in the asked one's place
+    examples: list[Exchange] = field(default_factory=list)  # that the model is shown
     settled: bool = False  # what the reply says is known already; the engine gives its form alone
     wraps: list[Callable[[Send], Send]] = field(default_factory=list)
     answer: Callable[[Send], Awaitable[None]] | None = None

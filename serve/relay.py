@@ -133,6 +133,20 @@ async def send_whole(
     await send({"type": "http.response.body", "body": body})
 
 
+async def send_events(send: Send, reply: Reply, events: list[bytes], filters: list[Filter]) -> None:
+    """Send the events of a stream that has begun, filtered, and end it."""
+    reply.first = monotonic()
+    for number, event in enumerate(events, 1):
+        reply.events += 1
+        for each in filters:
+            event = await each.events(event)
+        ends = number == len(events)
+        if ends:
+            for each in filters:
+                event += await each.end()
+        await send({"type": "http.response.body", "body": event, "more_body": not ends})
+
+
 async def read_whole(wire: Wire) -> bytes:
     """The rest of a reply that is no stream."""
     parts: list[bytes] = []
