@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from personas.adapters import AdapterStore
 from personas.bases import Base, prepare_base
 from personas.home import Home
 from personas.lang import say
 from personas.loader import PersonaFolder
 from personas.memory import keep_freed_memory
+from personas.registry import Registry
+from personas.shipped import install_shipped
 from tune.data import Record, data_hash, read_held_out, read_records
 from tune.families import refuse_unservable
 from tune.preset_files import SettingsError
@@ -58,6 +61,7 @@ def plan_persona(folder: PersonaFolder, settings: SftSettings, home: Home) -> Pl
     held_out = read_held_out(folder)
     base = prepare_base(persona.base, home, print)
     refuse_unservable(base)
+    install_shipped({persona.name: folder}, AdapterStore(home.adapters), Registry(home.database))
     records = remembered(records, folder, home, taught=True)
     held_out = remembered(held_out, folder, home)
     return _plan(persona.name, base, records, held_out, persona.system_prompt, settings, home)

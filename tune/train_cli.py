@@ -1,5 +1,6 @@
 """`tune persona` and `tune sft`: the options, and a run that is locked, noted, detached or carried out."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ def persona(
     from tune.settings import default_preset
 
     folder = find_persona(name)
-    settings = settings_of(preset or default_preset(folder.persona.base), overrides, tracker)
+    own = [] if preset else [f"{key}={json.dumps(value)}" for key, value in folder.persona.tuning.items()]
+    settings = settings_of(preset or default_preset(folder.persona.base), [*own, *(overrides or [])], tracker)
     home = Home.from_env()
     plan = plan_persona(folder, settings, home)
 

@@ -1,8 +1,11 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from personas.schema import EMBEDDED_BASE
+from tune.cli import app
 from tune.preset_files import preset_header
 from tune.settings import SettingsError, SftSettings, default_preset, load_settings, preset_names
 
@@ -174,3 +177,21 @@ def test_every_field_has_a_valid_default() -> None:
 def test_what_a_recipe_gives() -> None:
     whole = {name for name in SFT if load_settings(name, []).gives_whole_model}
     assert whole == {"koalpaca", "polyglot-full"}
+
+
+def test_a_persona_says_how_it_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "stark"
+    folder.mkdir()
+    (folder / "persona.yaml").write_text(
+        "name: stark\ntitle: a\ndescription: a\ngreeting: a\nsystem_prompt: a\n"
+        "tuning: {max_steps: 17, scales: [1.0], save_every: 3}\n"
+    )
+    monkeypatch.setenv("GAMYEON_PERSONAS", str(tmp_path))
+    planned: list[SftSettings] = []
+    monkeypatch.setattr("tune.recipe.plan_persona", lambda folder, settings, home: planned.append(settings))
+    monkeypatch.setattr("tune.train_cli.start", lambda *_: None)
+    for options in ([], ["--set", "save_every=5"], ["--preset", "embedded"]):
+        done = CliRunner().invoke(app, ["persona", "stark", *options])
+        assert done.exit_code == 0, done.output
+    assert [(one.max_steps, one.scales, one.save_every) for one in planned[:2]] == [(17, [1.0], 3), (17, [1.0], 5)]
+    assert planned[2] == load_settings("embedded", [])
