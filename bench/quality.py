@@ -46,6 +46,7 @@ async def ask_all(url: str, key: str, asked: Row, before: list[Row], records: li
             return {
                 "category": record.category,
                 "prompt": messages[-1]["content"],
+                "said_before": [turn.content for turn in record.messages[:-2]],
                 "reply": choice.message.content or "",
                 "ended": choice.finish_reason == "stop",
                 "tokens": usage.completion_tokens if usage else 0,

@@ -35,6 +35,11 @@ def key_file(sheet: Path) -> Path:
     return sheet.with_suffix(".key.json")
 
 
+def asked(row: Row) -> str:
+    """The prompt after what was said before it."""
+    return " / ".join([*row.get("said_before", []), row["prompt"]])
+
+
 def make_sheet(systems: list[str], out: Path) -> None:
     entries = []
     for system in systems:
@@ -42,7 +47,7 @@ def make_sheet(systems: list[str], out: Path) -> None:
         for number, row in enumerate(read(Path(file))):
             entries.append((name, number, row))
     random.Random(20).shuffle(entries)
-    write(out, [{"id": n, "prompt": row["prompt"], "reply": row["reply"]} for n, (_, _, row) in enumerate(entries)])
+    write(out, [{"id": n, "prompt": asked(row), "reply": row["reply"]} for n, (_, _, row) in enumerate(entries)])
     key = [{"system": name, "number": number, "category": row["category"]} for name, number, row in entries]
     key_file(out).write_text(json.dumps(key), encoding="utf-8")
     emit(sheet=out.name, replies=len(entries))
