@@ -30,7 +30,7 @@ SHIPPED = "examples.npz"  # beside persona.yaml: vectors made beforehand
 _MADE = "3"  # another number where vectors are made another way
 _RANKED = 32
 _LEVELS = 127  # a vector is kept as whole numbers: a quarter of the room
-_READ = 400  # characters of a question, from its end; the exchanges' questions are shorter
+_READ = 160  # characters of a question, from its end; exchanges are asked in fewer, and more take their time
 _HEADING = "비슷한 말에 이렇게 답했습니다."
 
 
@@ -90,7 +90,7 @@ class ExampleIndex:
 
         What the earlier question alone is nearer to has been talked about: half of that is taken off.
         """
-        alone, *others = (self.vectors @ one for one in question)
+        alone, *others = (self.vectors @ question.T).T
         if not others:
             return np.asarray(alone, np.float32)
         talk, earlier = others
